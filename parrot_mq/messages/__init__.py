@@ -1,0 +1,1 @@
+"""The wire: typed messages, subjects and headers, codec."""

@@ -1,0 +1,101 @@
+"""Bytes to typed messages and back: msgpack or JSON, one set of types, one error for bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+import msgpack
+import msgspec
+
+from parrot_mq.errors import MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
+from parrot_mq.messages.subjects import (
+    CONTENT_JSON,
+    CONTENT_MSGPACK,
+    HEADER_CONTENT_TYPE,
+    HEADER_SCHEMA,
+    SCHEMA_VERSION,
+)
+from parrot_mq.messages.wire import Message
+
+__all__ = ["decode", "encode", "encode_json"]
+
+M = TypeVar("M", bound=Message)
+_PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
+
+
+def encode(message: Message) -> bytes:
+    """Encode as msgpack, the form that processes of this project send."""
+    packed: bytes = msgpack.packb(msgspec.to_builtins(message), use_bin_type=True)
+    return packed
+
+
+def encode_json(message: Message) -> bytes:
+    """Encode as JSON (UTF-8), the form that people and other languages read."""
+    return msgspec.json.encode(message)
+
+
+def decode(payload: bytes, expected: type[M] | Any, headers: Mapping[str, str] | None = None) -> M:
+    """Decode and check a message.
+
+    Args:
+        payload: msgpack or JSON, told apart by the `Content-Type` header, or else by the first byte.
+        expected: A message class, or a union of them; the `type` field picks the member.
+        headers: Headers of the message, read in any case when they are `bus.Headers`.
+
+    Raises:
+        UnsupportedSchemaVersion: The `Pmq-Schema` header names another version.
+        UnknownMessageType: The `type` field is none of the expected.
+        MalformedMessage: The bytes or a field have the wrong form; names the field's path and what was expected.
+    """
+    headers = headers or {}
+    version = headers.get(HEADER_SCHEMA, SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise UnsupportedSchemaVersion(found=version, supported=[SCHEMA_VERSION])
+    tags = _tags(expected)
+    name = " or ".join(sorted(tags))
+    plain = _parse(payload, name, _is_json(payload, headers.get(HEADER_CONTENT_TYPE, "")))
+    if not isinstance(plain, dict):
+        raise MalformedMessage(message_type=name, path="$", expected=f"Expected an object, got {type(plain).__name__}")
+    found = plain.get("type")
+    if found not in tags:
+        if found is not None or len(tags) > 1:
+            raise UnknownMessageType(found=str(found), known=sorted(tags))
+        plain = {**plain, "type": name}
+    try:
+        return msgspec.convert(plain, expected)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        raise _malformed(str(found or name), error) from error
+
+
+def _tags(expected: Any) -> set[str]:
+    members = get_args(expected) or (expected,)
+    return {str(member.__struct_config__.tag) for member in members}
+
+
+def _is_json(payload: bytes, content_type: str) -> bool:
+    content_type = content_type.partition(";")[0].strip().lower()
+    if content_type in (CONTENT_JSON, CONTENT_MSGPACK):
+        return content_type == CONTENT_JSON
+    return payload.lstrip()[:1] == b"{"
+
+
+def _parse(payload: bytes, name: str, is_json: bool) -> object:
+    try:
+        if is_json:
+            return json.loads(payload)
+        return msgpack.unpackb(payload, raw=False, strict_map_key=True)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        form = "JSON" if is_json else "msgpack"
+        reason = f"Expected {form} (set Content-Type to {CONTENT_JSON} or {CONTENT_MSGPACK}): {error or type(error).__name__}"
+        raise MalformedMessage(message_type=name, path="$", expected=reason) from error
+
+
+def _malformed(name: str, error: msgspec.ValidationError) -> MalformedMessage:
+    text = str(error)
+    match = _PATH.search(text)
+    if match is None:
+        return MalformedMessage(message_type=name, path="$", expected=text)
+    return MalformedMessage(message_type=name, path=match["path"], expected=text[: match.start()])

@@ -1,0 +1,166 @@
+"""Every subject, stream and header name of the wire, built in one place.
+
+The third token says what a message is, so permissions and streams are one wildcard each. Source: DESIGN section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from parrot_mq.types import SessionId, TaskId, TenantId, VariableId, check_name
+
+__all__ = [
+    "ALL_CONTROL",
+    "CONTENT_JSON",
+    "CONTENT_MSGPACK",
+    "CONTENT_TEXT",
+    "HEADER_BLOB",
+    "HEADER_CONTENT_TYPE",
+    "HEADER_SCHEMA",
+    "HEADER_STATUS",
+    "SCHEMA_VERSION",
+    "STATUS_ERROR",
+    "STREAM_BLOBS",
+    "STREAM_DEAD",
+    "STREAM_TASKS",
+    "STREAM_VARS",
+    "ControlAddress",
+    "TaskAddress",
+    "VariableAddress",
+    "actor_subject",
+    "blob_subject",
+    "control_subject",
+    "dead_subject",
+    "event_subject",
+    "parse_control",
+    "parse_task",
+    "parse_variable",
+    "session_subjects",
+    "set_subject",
+    "stream_subject",
+    "task_subject",
+    "variable_subject",
+]
+
+STREAM_VARS: Final = "PMQ_VARS"
+STREAM_TASKS: Final = "PMQ_TASKS"
+STREAM_BLOBS: Final = "PMQ_BLOBS"
+STREAM_DEAD: Final = "PMQ_DEAD"
+
+HEADER_CONTENT_TYPE: Final = "Content-Type"
+HEADER_STATUS: Final = "Pmq-Status"
+HEADER_BLOB: Final = "Pmq-Blob"
+HEADER_SCHEMA: Final = "Pmq-Schema"
+STATUS_ERROR: Final = "error"
+SCHEMA_VERSION: Final = "1"
+CONTENT_MSGPACK: Final = "application/msgpack"
+CONTENT_JSON: Final = "application/json"
+CONTENT_TEXT: Final = "text/plain"
+
+ALL_CONTROL: Final = "pmq.*.control.>"
+
+
+class VariableAddress(NamedTuple):
+    """Where a semantic variable lives."""
+
+    tenant: TenantId
+    session: SessionId
+    variable: VariableId
+
+
+class TaskAddress(NamedTuple):
+    """Where a task was submitted."""
+
+    tenant: TenantId
+    session: SessionId
+    task: TaskId
+
+
+class ControlAddress(NamedTuple):
+    """Whom a control message is about, and which one it is: open, cancel, close."""
+
+    tenant: TenantId
+    session: SessionId
+    verb: str
+
+
+def variable_subject(tenant: str, session: str, variable: str) -> str:
+    """Publishing here sets the variable, once."""
+    return f"pmq.{check_name('tenant', tenant)}.var.{check_name('session', session)}.{check_name('variable', variable)}"
+
+
+def set_subject(tenant: str, session: str, variable: str) -> str:
+    """The stored value is republished here: what to subscribe to."""
+    return f"pmq.{check_name('tenant', tenant)}.set.{check_name('session', session)}.{check_name('variable', variable)}"
+
+
+def task_subject(tenant: str, session: str, task: str) -> str:
+    """A task is submitted here."""
+    return f"pmq.{check_name('tenant', tenant)}.task.{check_name('session', session)}.{check_name('task', task)}"
+
+
+def control_subject(tenant: str, session: str, verb: str) -> str:
+    """Requests to the coordinator about one session; `verb` is open, cancel or close."""
+    return f"pmq.{check_name('tenant', tenant)}.control.{check_name('session', session)}.{verb}"
+
+
+def stream_subject(tenant: str, session: str, variable: str) -> str:
+    """Token deltas of a variable that is being generated."""
+    return (
+        f"pmq.{check_name('tenant', tenant)}.stream.{check_name('session', session)}.{check_name('variable', variable)}"
+    )
+
+
+def event_subject(tenant: str, session: str, kind: str) -> str:
+    """What happened to the tasks of a session; `kind` may be `*`."""
+    return f"pmq.{check_name('tenant', tenant)}.event.{check_name('session', session)}.{kind}"
+
+
+def blob_subject(tenant: str, digest: str, chunk: int | str) -> str:
+    """One chunk of a large value; `chunk` may be `*`."""
+    return f"pmq.{check_name('tenant', tenant)}.blob.{check_name('blob', digest)}.{chunk}"
+
+
+def dead_subject(tenant: str, task: str) -> str:
+    """A task that was given up, with the reason and its record."""
+    return f"pmq.{check_name('tenant', tenant)}.dead.{check_name('task', task)}"
+
+
+def session_subjects(tenant: str, session: str, what: str) -> str:
+    """All subjects of one kind (`var`, `task`, …) of one session, as a wildcard."""
+    return f"pmq.{check_name('tenant', tenant)}.{what}.{check_name('session', session)}.>"
+
+
+def actor_subject(node: str, name: str) -> str:
+    """The mailbox of an actor in the process `node`; each name is one token."""
+    return f"pmq-sys.actor.{check_name('node', node)}.{check_name('actor', name)}"
+
+
+def parse_variable(subject: str) -> VariableAddress:
+    """Read the address out of a `var` or `set` subject.
+
+    Raises:
+        InvalidName: A token is not a name (a plain client published it; the bus stores any subject).
+    """
+    tenant, session, variable = _parse(subject, "variable")
+    return VariableAddress(TenantId(tenant), SessionId(session), VariableId(variable))
+
+
+def parse_task(subject: str) -> TaskAddress:
+    """Read the address out of a `task` subject; raises `InvalidName` as `parse_variable` does."""
+    tenant, session, task = _parse(subject, "task")
+    return TaskAddress(TenantId(tenant), SessionId(session), TaskId(task))
+
+
+def parse_control(subject: str) -> ControlAddress:
+    """Read the address out of a `control` subject; raises `InvalidName` as `parse_variable` does."""
+    tenant, session, verb = _parse(subject, "control")
+    return ControlAddress(TenantId(tenant), SessionId(session), verb)
+
+
+def _parse(subject: str, kind: str) -> tuple[str, str, str]:
+    tokens = subject.split(".")
+    if len(tokens) != 5:
+        check_name(kind, ".".join(tokens[4:]))
+    _, tenant, _, session, last = tokens
+    return check_name("tenant", tenant), check_name("session", session), check_name(kind, last)

@@ -1,0 +1,271 @@
+"""The structured messages, each a typed struct.
+
+The wire evolves by adding: new fields have defaults, names and tags stay. `type` on the wire is the tag. Unknown fields are
+ignored, so an older reader understands a newer writer. Source: DESIGN section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from parrot_mq.errors import ParrotError, rebuild_error
+from parrot_mq.types import NAME_RULE, Sampling
+
+__all__ = [
+    "Assign",
+    "Assigned",
+    "BlobRef",
+    "CancelGenerations",
+    "CoordinatorStarted",
+    "DeadTask",
+    "ErrorInfo",
+    "Generation",
+    "InputValue",
+    "Message",
+    "OutputSpec",
+    "PromptTask",
+    "SessionCancel",
+    "SessionClose",
+    "SessionOpen",
+    "SessionReply",
+    "TaskEvent",
+    "TokenDelta",
+    "VariableRef",
+    "WorkerStatus",
+]
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description=NAME_RULE)]
+Fact = str | int | float | bool | list[str] | None
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Base of all structured messages."""
+
+
+# -- programs submit -------------------------------------------------------------------------------------------------
+
+
+class VariableRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stands for the value of a variable of the same session: `{"variable": "topic"}`."""
+
+    variable: Name
+
+
+InputValue = str | VariableRef | list[str | VariableRef]
+"""A text, a variable, or a list of both whose values are joined by the input's separator."""
+
+
+class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which variable an output placeholder fills, and how it is generated."""
+
+    variable: Name
+    sampling: Sampling = Sampling()
+
+
+class PromptTask(Message, tag="task.prompt"):
+    """A prompt with placeholders: inputs are read, outputs are generated in the order of the template.
+
+    Attributes:
+        template: Text with `{{placeholders}}`; `{{{{` stands for `{{`.
+        inputs: What fills each input placeholder.
+        outputs: What each output placeholder fills.
+        separators: Between the items of a list input, by placeholder; a line break where absent.
+        model: Who generates; empty means the one model that is served.
+        timeout_s: Seconds from the moment the server stored the task; then its outputs become `DeadlineExceeded`.
+        function: Name of the semantic function it came from; for people and tools.
+    """
+
+    template: Annotated[str, msgspec.Meta(min_length=1)]
+    outputs: Annotated[dict[Name, OutputSpec], msgspec.Meta(min_length=1)]
+    inputs: dict[Name, InputValue] = {}
+    separators: dict[Name, str] = {}
+    model: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 86400)] = 600.0
+    function: str = ""
+
+
+class SessionOpen(Message, tag="session.open"):
+    """Announce a session before its first call. Optional; a coordinator that knows a session from its start looks up less."""
+
+
+class SessionCancel(Message, tag="session.cancel"):
+    """Give up tasks: those that write `variables`, or all unfinished ones of the session when it is empty."""
+
+    variables: list[Name] = []
+
+
+class SessionClose(Message, tag="session.close"):
+    """End a session: unfinished tasks are cancelled and all its values removed."""
+
+
+class SessionReply(Message, tag="session.reply"):
+    """What the coordinator did: how many tasks it gave up."""
+
+    num_cancelled: int = 0
+
+
+# -- everyone reads --------------------------------------------------------------------------------------------------
+
+
+class ErrorInfo(Message, tag="error"):
+    """A failure as a value."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    facts: dict[str, Fact] = {}
+
+    @classmethod
+    def from_error(cls, error: BaseException) -> ErrorInfo:
+        """Describe any exception; one that is not ours becomes the code `internal`."""
+        if isinstance(error, ParrotError):
+            return cls(code=error.code, message=error.message, retryable=error.retryable, facts=error.facts)
+        return cls(code="internal", message=f"{type(error).__name__}: {error}")
+
+    def to_error(self) -> ParrotError:
+        """Rebuild the error of the same class."""
+        return rebuild_error(self.code, self.message, self.facts)
+
+
+class BlobRef(Message, tag="blob"):
+    """A claim check: the value is a blob. Attributes: SHA-256 in hex; size in bytes."""
+
+    digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class TokenDelta(Message, tag="token.delta"):
+    """New text of a variable that is being generated.
+
+    Attributes:
+        attempt: Which attempt at the task writes; 1 is the first.
+        offset: Characters (Unicode code points) of the output before this text.
+        text: The new characters.
+    """
+
+    attempt: int
+    offset: int
+    text: str
+
+
+EventKind = Literal["submitted", "ready", "assigned", "started", "finished", "failed", "rejected"]
+
+
+class TaskEvent(Message, tag="task.event"):
+    """What happened to one output of a task. For people and tools: nothing depends on it.
+
+    Attributes:
+        kind: `submitted`, `ready` (inputs set), `assigned` (sent to a worker), `started`, `finished`, `failed`, `rejected`.
+        task: The task's id.
+        variable: The output's variable.
+        at: Seconds since 1970 on the sender's clock.
+        function: Name of the semantic function.
+        reads: Variables that the output waits for (with `submitted`).
+        worker: Who runs it (from `assigned` on).
+        batch: Id of the batch it was assigned in (`assigned`).
+        num_prompt_tokens: Tokens of its prompt (`started`, `finished`).
+        num_shared_tokens: Of these, computed once for several tasks and not again for this one (`started`, `finished`).
+        num_output_tokens: Tokens generated (`finished`).
+        error: Why (`failed`, `rejected`).
+    """
+
+    kind: EventKind
+    task: str
+    variable: str = ""
+    at: float = 0.0
+    function: str = ""
+    reads: list[str] = []
+    worker: str = ""
+    batch: str = ""
+    num_prompt_tokens: int = 0
+    num_shared_tokens: int = 0
+    num_output_tokens: int = 0
+    error: ErrorInfo | None = None
+
+
+class DeadTask(Message, tag="task.dead"):
+    """A task that was given up without a value for its outputs: why, and its record as it was submitted."""
+
+    session: str
+    task: str
+    reason: ErrorInfo
+    record: str
+
+
+# -- coordinator and workers -----------------------------------------------------------------------------------------
+
+
+class Generation(Message, tag="generation"):
+    """One output to generate: a prompt and where its text goes.
+
+    Attributes:
+        tenant, session, task, variable: Addresses; (tenant, session, variable) names the generation.
+        attempt: Which attempt this is; 1 is the first.
+        prompt: Indices into the segments that travel with it; their texts, joined, are the prompt.
+        prefix_hashes: Hash of all content up to and including each segment, hex; equal hashes mean equal prefixes.
+        sampling: How to generate.
+        deadline: Seconds since 1970; it is not started after this.
+    """
+
+    tenant: str
+    session: str
+    task: str
+    variable: str
+    attempt: int
+    prompt: list[int]
+    prefix_hashes: list[str]
+    sampling: Sampling
+    deadline: float
+
+    @property
+    def key(self) -> str:
+        """Names the generation everywhere: `tenant.session.variable`."""
+        return f"{self.tenant}.{self.session}.{self.variable}"
+
+
+class Assign(Message, tag="worker.assign"):
+    """A prefix-grouped batch for one worker. Segments are listed once however many generations use them."""
+
+    batch: str
+    segments: list[str | BlobRef]
+    generations: list[Generation]
+
+
+class Assigned(Message, tag="worker.assigned"):
+    """The worker took the batch, but for the generations it names (by key) as refused."""
+
+    refused: list[str] = []
+
+
+class CancelGenerations(Message, tag="worker.cancel"):
+    """Stop these generations (by key); their outputs are set already."""
+
+    keys: list[str]
+
+
+class WorkerStatus(Message, tag="worker.status"):
+    """Who a worker is, what it runs, what it has room for. Sent when it changes and as heartbeat.
+
+    Attributes:
+        worker: The worker's id.
+        model: The model it serves.
+        state: `loading` takes nothing yet; `draining` takes nothing more.
+        num_slots: Generations it runs at a time.
+        max_context_tokens: Most tokens of prompt and output together.
+        running: Keys of the generations it has (queued in the engine, or running).
+    """
+
+    worker: Name
+    model: str
+    state: Literal["loading", "ready", "draining", "stopped"]
+    num_slots: int
+    max_context_tokens: int = 0
+    running: list[str] = []
+
+
+class CoordinatorStarted(Message, tag="coordinator.started"):
+    """A coordinator is up; workers answer at once with their status."""
+
+    node: Name
