@@ -1,6 +1,6 @@
 """What the rest of the system knows of the bus: core messages, facts that are written once, blobs.
 
-`NatsBus` and `MemoryBus` implement it and pass the same behaviour suite, so simulation and users' tests can trust the twin.
+`NatsBus` and `MemoryBus` implement it and pass the same behaviour suite, so simulation and tests can trust the twin.
 """
 
 from __future__ import annotations

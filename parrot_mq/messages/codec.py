@@ -65,7 +65,7 @@ def decode(payload: bytes, expected: type[M] | Any, headers: Mapping[str, str] |
             raise UnknownMessageType(found=str(found), known=sorted(tags))
         plain = {**plain, "type": name}
     try:
-        return msgspec.convert(plain, expected)  # type: ignore[no-any-return]
+        return msgspec.convert(plain, expected)
     except msgspec.ValidationError as error:
         raise _malformed(str(found or name), error) from error
 
@@ -89,7 +89,8 @@ def _parse(payload: bytes, name: str, is_json: bool) -> object:
         return msgpack.unpackb(payload, raw=False, strict_map_key=True)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         form = "JSON" if is_json else "msgpack"
-        reason = f"Expected {form} (set Content-Type to {CONTENT_JSON} or {CONTENT_MSGPACK}): {error or type(error).__name__}"
+        remedy = f"set Content-Type to {CONTENT_JSON} or {CONTENT_MSGPACK}"
+        reason = f"Expected {form} ({remedy}): {error or type(error).__name__}"
         raise MalformedMessage(message_type=name, path="$", expected=reason) from error
 
 

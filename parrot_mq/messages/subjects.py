@@ -1,6 +1,6 @@
 """Every subject, stream and header name of the wire, built in one place.
 
-The third token says what a message is, so permissions and streams are one wildcard each. Source: DESIGN section 3.
+The third token says what a message is, so permissions and streams are one wildcard each.
 """
 
 from __future__ import annotations

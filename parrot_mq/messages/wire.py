@@ -1,7 +1,7 @@
 """The structured messages, each a typed struct.
 
-The wire evolves by adding: new fields have defaults, names and tags stay. `type` on the wire is the tag. Unknown fields are
-ignored, so an older reader understands a newer writer. Source: DESIGN section 3.
+The wire evolves by adding: new fields have defaults, names and tags stay. `type` on the wire is the tag. Unknown fields
+are ignored, so an older reader understands a newer writer.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sampling: Sampling = Sampling()
 
 
-class PromptTask(Message, tag="task.prompt"):
+class PromptTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.prompt"):
     """A prompt with placeholders: inputs are read, outputs are generated in the order of the template.
 
     Attributes:
@@ -86,21 +86,21 @@ class PromptTask(Message, tag="task.prompt"):
     function: str = ""
 
 
-class SessionOpen(Message, tag="session.open"):
-    """Announce a session before its first call. Optional; a coordinator that knows a session from its start looks up less."""
+class SessionOpen(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.open"):
+    """Announce a session before its first call. Optional: a coordinator that saw a session start looks up less."""
 
 
-class SessionCancel(Message, tag="session.cancel"):
+class SessionCancel(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.cancel"):
     """Give up tasks: those that write `variables`, or all unfinished ones of the session when it is empty."""
 
     variables: list[Name] = []
 
 
-class SessionClose(Message, tag="session.close"):
+class SessionClose(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.close"):
     """End a session: unfinished tasks are cancelled and all its values removed."""
 
 
-class SessionReply(Message, tag="session.reply"):
+class SessionReply(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.reply"):
     """What the coordinator did: how many tasks it gave up."""
 
     num_cancelled: int = 0
@@ -109,7 +109,7 @@ class SessionReply(Message, tag="session.reply"):
 # -- everyone reads --------------------------------------------------------------------------------------------------
 
 
-class ErrorInfo(Message, tag="error"):
+class ErrorInfo(Message, frozen=True, kw_only=True, omit_defaults=True, tag="error"):
     """A failure as a value."""
 
     code: str
@@ -129,14 +129,14 @@ class ErrorInfo(Message, tag="error"):
         return rebuild_error(self.code, self.message, self.facts)
 
 
-class BlobRef(Message, tag="blob"):
+class BlobRef(Message, frozen=True, kw_only=True, omit_defaults=True, tag="blob"):
     """A claim check: the value is a blob. Attributes: SHA-256 in hex; size in bytes."""
 
     digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     size_bytes: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class TokenDelta(Message, tag="token.delta"):
+class TokenDelta(Message, frozen=True, kw_only=True, omit_defaults=True, tag="token.delta"):
     """New text of a variable that is being generated.
 
     Attributes:
@@ -153,11 +153,11 @@ class TokenDelta(Message, tag="token.delta"):
 EventKind = Literal["submitted", "ready", "assigned", "started", "finished", "failed", "rejected"]
 
 
-class TaskEvent(Message, tag="task.event"):
+class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.event"):
     """What happened to one output of a task. For people and tools: nothing depends on it.
 
     Attributes:
-        kind: `submitted`, `ready` (inputs set), `assigned` (sent to a worker), `started`, `finished`, `failed`, `rejected`.
+        kind: `ready` means that its inputs are set, `assigned` that it was sent to a worker.
         task: The task's id.
         variable: The output's variable.
         at: Seconds since 1970 on the sender's clock.
@@ -185,7 +185,7 @@ class TaskEvent(Message, tag="task.event"):
     error: ErrorInfo | None = None
 
 
-class DeadTask(Message, tag="task.dead"):
+class DeadTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.dead"):
     """A task that was given up without a value for its outputs: why, and its record as it was submitted."""
 
     session: str
@@ -197,7 +197,7 @@ class DeadTask(Message, tag="task.dead"):
 # -- coordinator and workers -----------------------------------------------------------------------------------------
 
 
-class Generation(Message, tag="generation"):
+class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="generation"):
     """One output to generate: a prompt and where its text goes.
 
     Attributes:
@@ -225,7 +225,7 @@ class Generation(Message, tag="generation"):
         return f"{self.tenant}.{self.session}.{self.variable}"
 
 
-class Assign(Message, tag="worker.assign"):
+class Assign(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.assign"):
     """A prefix-grouped batch for one worker. Segments are listed once however many generations use them."""
 
     batch: str
@@ -233,19 +233,19 @@ class Assign(Message, tag="worker.assign"):
     generations: list[Generation]
 
 
-class Assigned(Message, tag="worker.assigned"):
+class Assigned(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.assigned"):
     """The worker took the batch, but for the generations it names (by key) as refused."""
 
     refused: list[str] = []
 
 
-class CancelGenerations(Message, tag="worker.cancel"):
+class CancelGenerations(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.cancel"):
     """Stop these generations (by key); their outputs are set already."""
 
     keys: list[str]
 
 
-class WorkerStatus(Message, tag="worker.status"):
+class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.status"):
     """Who a worker is, what it runs, what it has room for. Sent when it changes and as heartbeat.
 
     Attributes:
@@ -265,7 +265,7 @@ class WorkerStatus(Message, tag="worker.status"):
     running: list[str] = []
 
 
-class CoordinatorStarted(Message, tag="coordinator.started"):
+class CoordinatorStarted(Message, frozen=True, kw_only=True, omit_defaults=True, tag="coordinator.started"):
     """A coordinator is up; workers answer at once with their status."""
 
     node: Name

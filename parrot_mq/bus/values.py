@@ -1,0 +1,79 @@
+"""Semantic variables on the bus: set one, fail one, read several; large texts go through blobs by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from parrot_mq.bus.base import Bus, Stored
+from parrot_mq.errors import ParrotError, SubjectTaken, VariableAlreadySet
+from parrot_mq.messages import (
+    STREAM_VARS,
+    BlobRef,
+    ErrorInfo,
+    Value,
+    VariableAddress,
+    decode_value,
+    encode_blob_ref,
+    encode_error,
+    encode_text,
+    variable_subject,
+)
+from parrot_mq.messages.values import MAX_INLINE_BYTES
+
+__all__ = ["fail_variable", "fetch_text", "get_values", "set_variable"]
+
+
+async def set_variable(bus: Bus, address: VariableAddress, text: str) -> Stored:
+    """Set a variable, once.
+
+    Delivery: when it returns, the value is stored. Setting the same text again is harmless.
+
+    Raises:
+        VariableAlreadySet: It has another value.
+        TransportError: As `Bus.publish_once`.
+    """
+    payload, headers = encode_text(text)
+    if len(payload) > MAX_INLINE_BYTES:
+        digest = await bus.put_blob(address.tenant, payload)
+        payload, headers = encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
+    return await _publish(bus, address, payload, headers)
+
+
+async def fail_variable(bus: Bus, address: VariableAddress, error: BaseException | ErrorInfo) -> bool:
+    """Give a variable an error instead of a value; returns False if it had a value or an error already."""
+    payload, headers = encode_error(error)
+    try:
+        return (await _publish(bus, address, payload, headers)).is_new
+    except VariableAlreadySet:
+        return False
+
+
+async def _publish(bus: Bus, address: VariableAddress, payload: bytes, headers: dict[str, str]) -> Stored:
+    try:
+        return await bus.publish_once(variable_subject(*address), payload, headers=headers)
+    except SubjectTaken as error:
+        raise VariableAlreadySet(variable=address.variable) from error
+
+
+async def get_values(bus: Bus, addresses: Iterable[VariableAddress]) -> dict[VariableAddress, Value]:
+    """The values of those variables that are set."""
+    by_subject = {variable_subject(*address): address for address in addresses}
+    found = await bus.get(STREAM_VARS, list(by_subject))
+    return {by_subject[s]: decode_value(d.payload, d.headers) for s, d in found.items()}
+
+
+async def fetch_text(bus: Bus, tenant: str, value: Value) -> str:
+    """The text that a value stands for.
+
+    Raises:
+        ParrotError: The value is an error: the one that it carries.
+        BlobMissing: The large text is not in the store.
+    """
+    match value:
+        case str():
+            return value
+        case BlobRef():
+            return (await bus.get_blob(tenant, value.digest)).decode()
+        case ErrorInfo():
+            error: ParrotError = value.to_error()
+            raise error

@@ -1,0 +1,63 @@
+"""The value of a semantic variable on the wire: plain text, a claim check for a large text, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from parrot_mq.errors import MalformedMessage, ParrotError
+from parrot_mq.messages.codec import decode, encode
+from parrot_mq.messages.subjects import (
+    CONTENT_MSGPACK,
+    CONTENT_TEXT,
+    HEADER_BLOB,
+    HEADER_CONTENT_TYPE,
+    HEADER_SCHEMA,
+    HEADER_STATUS,
+    SCHEMA_VERSION,
+    STATUS_ERROR,
+)
+from parrot_mq.messages.wire import BlobRef, ErrorInfo
+
+__all__ = ["MAX_INLINE_BYTES", "Value", "decode_value", "encode_blob_ref", "encode_error", "encode_text"]
+
+MAX_INLINE_BYTES = 256 * 1024
+"""Larger texts travel as blobs."""
+
+Value = str | BlobRef | ErrorInfo
+"""A text, where to fetch a large text, or why there is none."""
+
+Encoded = tuple[bytes, dict[str, str]]
+
+
+def encode_text(text: str) -> Encoded:
+    """Payload and headers of a text. A client of any language may leave the headers out."""
+    return text.encode(), {HEADER_CONTENT_TYPE: CONTENT_TEXT}
+
+
+def encode_blob_ref(ref: BlobRef) -> Encoded:
+    """Payload and headers of a claim check."""
+    return encode(ref), {**_STRUCTURED, HEADER_BLOB: ref.digest}
+
+
+def encode_error(error: BaseException | ErrorInfo) -> Encoded:
+    """Payload and headers of a failure."""
+    info = error if isinstance(error, ErrorInfo) else ErrorInfo.from_error(error)
+    return encode(info), {**_STRUCTURED, HEADER_STATUS: STATUS_ERROR}
+
+
+def decode_value(payload: bytes, headers: Mapping[str, str]) -> Value:
+    """Read a value; one that cannot be read is an error as a value, so that whoever waits for it learns why."""
+    try:
+        if headers.get(HEADER_STATUS) == STATUS_ERROR:
+            return decode(payload, ErrorInfo, headers)
+        if HEADER_BLOB in headers:
+            return decode(payload, BlobRef, headers)
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        reason = f"Expected UTF-8 text, got byte {payload[error.start]:#04x} at offset {error.start}"
+        return ErrorInfo.from_error(MalformedMessage(message_type="value", path="$", expected=reason))
+    except ParrotError as error:
+        return ErrorInfo.from_error(error)
+
+
+_STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_MSGPACK, HEADER_SCHEMA: SCHEMA_VERSION}
