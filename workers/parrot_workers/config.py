@@ -1,0 +1,109 @@
+"""Settings of one worker. The only module of the worker that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Self
+
+from parrot_mq.errors import ConfigurationError
+from parrot_mq.types import WorkerId, check_name, fresh_id
+
+__all__ = ["DTYPES", "ENVIRONMENT_PREFIX", "WorkerConfig"]
+
+ENVIRONMENT_PREFIX = "PARROT_MQ_WORKER_"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """How one worker runs. Each field can be set by the environment: `PARROT_MQ_WORKER_` and its name in capitals.
+
+    Attributes:
+        model_path: Folder of a Hugging Face checkpoint.
+        model_name: Name the model is served as; empty takes the name of the folder.
+        worker_id: Names the worker on the bus; unique.
+        num_slots: Generations that run at a time.
+        max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
+        min_shared_tokens: Prompts that begin with this many equal tokens are computed as a group.
+        device: `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
+        dtype: Type of weights and cache: `auto` (float32 on a CPU, else as stored), `float32`, `bfloat16`, `float16`.
+        num_threads: Threads of torch on a CPU; 0 leaves it to torch.
+        heartbeat_s: Seconds between two heartbeats.
+        max_step_s: A step that takes longer means that the engine is stuck.
+        drain_s: Seconds that running generations get to finish when the worker is stopped.
+    """
+
+    model_path: Path
+    model_name: str = ""
+    worker_id: WorkerId = field(default_factory=lambda: WorkerId(fresh_id("worker")))
+    num_slots: int = 16
+    max_context_tokens: int = 0
+    min_shared_tokens: int = 16
+    device: str = "auto"
+    dtype: str = "auto"
+    num_threads: int = 0
+    heartbeat_s: float = 1.0
+    max_step_s: float = 120.0
+    drain_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_name("worker", self.worker_id)
+        if not self.model_name:
+            object.__setattr__(self, "model_name", self.model_path.resolve().name)
+        _require(0 < len(self.model_name) <= 256, "model_name", self.model_name, "1 to 256 characters")
+        _require(self.num_slots >= 1, "num_slots", self.num_slots, "a whole number from 1")
+        _require(self.max_context_tokens >= 0, "max_context_tokens", self.max_context_tokens, "a whole number from 0")
+        _require(self.min_shared_tokens >= 1, "min_shared_tokens", self.min_shared_tokens, "a whole number from 1")
+        _require(self.num_threads >= 0, "num_threads", self.num_threads, "a whole number from 0")
+        _require(self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}")
+        kind, _, index = self.device.partition(":")
+        is_device = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal())
+        _require(is_device, "device", self.device, "auto, cpu, cuda or cuda:N")
+        for name in ("heartbeat_s", "max_step_s", "drain_s"):
+            value = getattr(self, name)
+            _require(0 < value < float("inf"), name, value, "a number of seconds above 0")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: object) -> Self:
+        """Read the environment; what is given in `settings` wins over it.
+
+        Raises:
+            ConfigurationError: A value is missing or malformed; the sentence names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        for one in fields(cls):
+            variable = ENVIRONMENT_PREFIX + one.name.upper()
+            if one.name not in settings and environ.get(variable):
+                settings[one.name] = _read(variable, environ[variable], _READERS[str(one.type)])
+        if "model_path" not in settings:
+            variable = ENVIRONMENT_PREFIX + "MODEL_PATH"
+            raise ConfigurationError(
+                f"{variable} is not set; expected the folder of a checkpoint", setting="model_path"
+            )
+        return cls(**settings)  # type: ignore[arg-type]  # each reader gives what its field takes
+
+
+_READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "Path": (Path, "a path"),
+    "WorkerId": (str, "a name"),
+    "str": (str, "a text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}
+
+
+def _read(variable: str, text: str, reader: tuple[Callable[[str], object], str]) -> object:
+    convert, expected = reader
+    try:
+        return convert(text)
+    except ValueError:
+        raise ConfigurationError(f"{variable}={text!r}: expected {expected}", setting=variable) from None
+
+
+def _require(is_right: bool, name: str, value: object, expected: str) -> None:
+    if not is_right:
+        sentence = f"worker setting {name}={value!r} ({ENVIRONMENT_PREFIX}{name.upper()}): expected {expected}"
+        raise ConfigurationError(sentence, setting=name)

@@ -1,0 +1,27 @@
+"""The engine: synchronous, no asyncio, no bus. Importing this package imports no torch; `create_engine` does."""
+
+from parrot_workers.engine.base import (
+    Delta,
+    Engine,
+    EngineEvent,
+    EngineStatistics,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Started,
+)
+from parrot_workers.engine.scripted import ScriptedEngine
+
+__all__ = [
+    "Delta",
+    "Engine",
+    "EngineEvent",
+    "EngineStatistics",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "GenerationRequest",
+    "ScriptedEngine",
+    "Started",
+]

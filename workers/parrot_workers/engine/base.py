@@ -1,0 +1,181 @@
+"""What an engine is: requests in, events out, one step at a time.
+
+An engine is synchronous and belongs to one thread; it knows neither asyncio nor the bus. It runs from a plain script:
+
+    engine.submit([GenerationRequest(key="a", prompt="get k1\\n> ", sampling=Sampling(max_tokens=8), seed=1)])
+    while engine.has_work:
+        for event in engine.step():
+            print(event)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from parrot_mq.errors import ParrotError
+from parrot_mq.types import Sampling
+
+__all__ = [
+    "Delta",
+    "Engine",
+    "EngineEvent",
+    "EngineStatistics",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "GenerationRequest",
+    "Started",
+]
+
+FinishReason: TypeAlias = Literal["stop", "eos", "length"]
+"""`stop`: a stop string was met; `eos`: the model ended; `length`: `max_tokens` were generated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One text to generate.
+
+    Attributes:
+        key: Names the request in every event; unique among the requests that have not ended.
+        prompt: The whole prompt; it is tokenized as a whole.
+        sampling: How to generate. Its `seed` is not read here.
+        seed: Decided by the caller; random numbers are keyed by (seed, index of the output token) and by nothing else.
+        prefix_hashes: Hash of all content up to each boundary of the prompt. A hint: equal hashes mean equal prefixes.
+        deadline: Seconds since 1970; the request is not started after this.
+    """
+
+    key: str
+    prompt: str
+    sampling: Sampling
+    seed: int = 0
+    prefix_hashes: tuple[str, ...] = ()
+    deadline: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt has been read.
+
+    Attributes:
+        key: The request.
+        num_prompt_tokens: Tokens of its prompt.
+        num_shared_tokens: Of these, tokens that were computed for another request and not again for this one.
+    """
+
+    key: str
+    num_prompt_tokens: int
+    num_shared_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text, never empty. The deltas of a request, joined, are the text of its `Finished`.
+
+    Attributes:
+        key: The request.
+        text: The new characters; whole ones, and none that could still turn out to begin a stop string.
+        offset: Characters (Unicode code points) of the output before this text.
+    """
+
+    key: str
+    text: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The text is complete.
+
+    Attributes:
+        key: The request.
+        text: The output, without the stop string that ended it.
+        finish_reason: What ended it.
+        num_prompt_tokens: Tokens of its prompt.
+        num_shared_tokens: As in `Started`.
+        num_output_tokens: Tokens that were sampled, the end-of-sequence token counted.
+    """
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_shared_tokens: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request was given up. A cancelled one ends so too, with `TaskCancelled`."""
+
+    key: str
+    error: ParrotError
+
+
+EngineEvent: TypeAlias = Started | Delta | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatistics:
+    """What an engine is doing (`num_running`, `num_waiting`) and has done since it was made.
+
+    Attributes:
+        num_running: Requests that hold a slot.
+        num_waiting: Requests that wait for one.
+        num_batches: Groups of requests that were started together.
+        num_prompt_tokens: Tokens of the prompts that were started.
+        num_shared_tokens: Of these, tokens that were not computed again because another request had them.
+        num_output_tokens: Tokens that were sampled.
+        num_steps: Steps that had work.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_batches: int = 0
+    num_prompt_tokens: int = 0
+    num_shared_tokens: int = 0
+    num_output_tokens: int = 0
+    num_steps: int = 0
+
+
+class Engine(Protocol):
+    """Turns requests into events.
+
+    Every submitted request ends exactly once, with `Finished` or `Failed`; before that it may have one `Started` and
+    then any number of `Delta`. Nothing that is wrong with a request is raised: it comes as its `Failed`. If `step`
+    raises, the engine is broken and its requests are lost.
+
+    Thread: all calls from one thread.
+    """
+
+    @property
+    def num_slots(self) -> int:
+        """Requests that run at a time; more wait."""
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Most tokens of prompt and output together."""
+
+    @property
+    def has_work(self) -> bool:
+        """True while `step` has something to do or an event to tell."""
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        """Take requests; they start in order as slots come free.
+
+        Requests handed over together are started together as far as slots allow, so that they share their prefixes.
+        A key that has not ended yet is ignored, so submitting twice does no harm.
+        """
+
+    def cancel(self, keys: Iterable[str]) -> None:
+        """Give up requests at once: they hold no slot any more, and the next step tells `Failed(TaskCancelled)`.
+
+        Keys that are not known, or ended already, are ignored. A cancelled key may be submitted again.
+        """
+
+    def step(self) -> list[EngineEvent]:
+        """Advance every running request by one token: schedule, forward, sample. Without work it returns nothing."""
+
+    def statistics(self) -> EngineStatistics:
+        """Count what is going on."""

@@ -1,0 +1,61 @@
+"""Requests that wait for a slot: in order, removable, and given up when their deadline passes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, Protocol, TypeVar
+
+from parrot_mq.errors import DeadlineExceeded
+from parrot_workers.engine.base import Failed, GenerationRequest
+
+__all__ = ["WaitingQueue"]
+
+
+class _HasRequest(Protocol):
+    @property
+    def request(self) -> GenerationRequest: ...
+
+
+T = TypeVar("T", bound=_HasRequest)
+
+
+class WaitingQueue(Generic[T]):
+    """First in, first out. Every operation takes constant time, but for `expire` when a deadline has passed."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, tuple[T, float]] = OrderedDict()  # key -> entry, when it came
+        # NOTE: never later than the earliest deadline; so most calls of `expire` compare two numbers.
+        self._next_deadline = float("inf")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def push(self, entry: T, *, now: float) -> None:
+        """Put `entry` at the end."""
+        self._entries[entry.request.key] = (entry, now)
+        self._next_deadline = min(self._next_deadline, entry.request.deadline)
+
+    def remove(self, key: str) -> bool:
+        """Take out one key. Returns: whether it was here."""
+        return self._entries.pop(key, None) is not None
+
+    def expire(self, *, now: float) -> list[Failed]:
+        """Take out what can no longer be started in time."""
+        if now <= self._next_deadline:
+            return []
+        late = [(entry.request, came) for entry, came in self._entries.values() if entry.request.deadline < now]
+        for request, _ in late:
+            del self._entries[request.key]
+        self._next_deadline = min((e.request.deadline for e, _ in self._entries.values()), default=float("inf"))
+        return [Failed(request.key, _too_late(request, came)) for request, came in late]
+
+    def take(self, num_free: int) -> list[T]:
+        """Take out the first entries, at most `num_free`."""
+        return [self._entries.popitem(last=False)[1][0] for _ in range(min(num_free, len(self._entries)))]
+
+
+def _too_late(request: GenerationRequest, came: float) -> DeadlineExceeded:
+    return DeadlineExceeded(what=f"the start of {request.key!r}", timeout_s=max(0.0, request.deadline - came))

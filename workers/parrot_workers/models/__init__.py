@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints. Importing this package imports no torch; loading a model does."""
