@@ -21,6 +21,7 @@ __all__ = [
     "WorkerId",
     "check_name",
     "fresh_id",
+    "is_name",
 ]
 
 TenantId = NewType("TenantId", str)
@@ -34,6 +35,11 @@ NAME_RULE = "use 1 to 64 of the characters A-Z a-z 0-9 _ -"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+def is_name(name: object) -> bool:
+    """Whether `name` can be one token of a subject."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it can be one token of a subject.
 
@@ -44,7 +50,7 @@ def check_name(kind: str, name: str) -> str:
     Raises:
         InvalidName: It has other characters, is empty, or is too long.
     """
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise InvalidName(kind=kind, name=str(name), rule=NAME_RULE)
     return name
 

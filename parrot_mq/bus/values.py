@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from parrot_mq.bus.base import Bus, Stored
 from parrot_mq.errors import ParrotError, SubjectTaken, VariableAlreadySet
 from parrot_mq.messages import (
+    HEADER_PRODUCER,
     STREAM_VARS,
     BlobRef,
     ErrorInfo,
@@ -23,8 +24,8 @@ from parrot_mq.messages.values import MAX_INLINE_BYTES
 __all__ = ["fail_variable", "fetch_text", "get_values", "set_variable"]
 
 
-async def set_variable(bus: Bus, address: VariableAddress, text: str) -> Stored:
-    """Set a variable, once.
+async def set_variable(bus: Bus, address: VariableAddress, text: str, *, producer: str = "") -> Stored:
+    """Set a variable, once; `producer` says which worker does it, if one does.
 
     Delivery: when it returns, the value is stored. Setting the same text again is harmless.
 
@@ -36,19 +37,23 @@ async def set_variable(bus: Bus, address: VariableAddress, text: str) -> Stored:
     if len(payload) > MAX_INLINE_BYTES:
         digest = await bus.put_blob(address.tenant, payload)
         payload, headers = encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
-    return await _publish(bus, address, payload, headers)
+    return await _publish(bus, address, payload, headers, producer)
 
 
-async def fail_variable(bus: Bus, address: VariableAddress, error: BaseException | ErrorInfo) -> bool:
+async def fail_variable(
+    bus: Bus, address: VariableAddress, error: BaseException | ErrorInfo, *, producer: str = ""
+) -> bool:
     """Give a variable an error instead of a value; returns False if it had a value or an error already."""
     payload, headers = encode_error(error)
     try:
-        return (await _publish(bus, address, payload, headers)).is_new
+        return (await _publish(bus, address, payload, headers, producer)).is_new
     except VariableAlreadySet:
         return False
 
 
-async def _publish(bus: Bus, address: VariableAddress, payload: bytes, headers: dict[str, str]) -> Stored:
+async def _publish(bus: Bus, address: VariableAddress, payload: bytes, headers: dict[str, str], producer: str) -> Stored:
+    if producer:
+        headers = {**headers, HEADER_PRODUCER: producer}
     try:
         return await bus.publish_once(variable_subject(*address), payload, headers=headers)
     except SubjectTaken as error:

@@ -10,8 +10,10 @@ from parrot_mq.messages.subjects import (
     CONTENT_JSON,
     CONTENT_MSGPACK,
     CONTENT_TEXT,
+    COORDINATOR_STARTED,
     HEADER_BLOB,
     HEADER_CONTENT_TYPE,
+    HEADER_PRODUCER,
     HEADER_SCHEMA,
     HEADER_STATUS,
     SCHEMA_VERSION,
@@ -36,6 +38,7 @@ from parrot_mq.messages.subjects import (
     stream_subject,
     task_subject,
     variable_subject,
+    worker_address,
 )
 from parrot_mq.messages.values import Value, decode_value, encode_blob_ref, encode_error, encode_text
 from parrot_mq.messages.wire import (
@@ -47,6 +50,7 @@ from parrot_mq.messages.wire import (
     DeadTask,
     ErrorInfo,
     Generation,
+    GenerationsReturned,
     InputValue,
     Message,
     OutputSpec,
@@ -63,6 +67,7 @@ from parrot_mq.messages.wire import (
 
 __all__ = [
     "ALL_CONTROL",
+    "COORDINATOR_STARTED",
     "Assign",
     "Assigned",
     "BlobRef",
@@ -75,8 +80,10 @@ __all__ = [
     "DeadTask",
     "ErrorInfo",
     "Generation",
+    "GenerationsReturned",
     "HEADER_BLOB",
     "HEADER_CONTENT_TYPE",
+    "HEADER_PRODUCER",
     "HEADER_SCHEMA",
     "HEADER_STATUS",
     "InputValue",
@@ -115,9 +122,11 @@ __all__ = [
     "parse_control",
     "parse_task",
     "parse_variable",
+    "salvage_outputs",
     "session_subjects",
     "set_subject",
     "stream_subject",
     "task_subject",
     "variable_subject",
+    "worker_address",
 ]

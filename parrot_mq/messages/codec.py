@@ -19,8 +19,9 @@ from parrot_mq.messages.subjects import (
     SCHEMA_VERSION,
 )
 from parrot_mq.messages.wire import Message
+from parrot_mq.types import is_name
 
-__all__ = ["decode", "encode", "encode_json"]
+__all__ = ["decode", "encode", "encode_json", "salvage_outputs"]
 
 M = TypeVar("M", bound=Message)
 _PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
@@ -68,6 +69,18 @@ def decode(payload: bytes, expected: type[M] | Any, headers: Mapping[str, str] |
         return msgspec.convert(plain, expected)
     except msgspec.ValidationError as error:
         raise _malformed(str(found or name), error) from error
+
+
+def salvage_outputs(payload: bytes) -> list[str]:
+    """The output variables that a task seems to name, however malformed the rest is: they have to learn of the failure."""
+    try:
+        plain = _parse(payload, "task", _is_json(payload, ""))
+    except MalformedMessage:
+        return []
+    outputs = plain.get("outputs") if isinstance(plain, dict) else None
+    specs = outputs.values() if isinstance(outputs, dict) else ()
+    names = [spec.get("variable") for spec in specs if isinstance(spec, dict)]
+    return [name for name in names if isinstance(name, str) and is_name(name)]
 
 
 def _tags(expected: Any) -> set[str]:

@@ -11,11 +11,13 @@ from parrot_mq.types import SessionId, TaskId, TenantId, VariableId, check_name
 
 __all__ = [
     "ALL_CONTROL",
+    "COORDINATOR_STARTED",
     "CONTENT_JSON",
     "CONTENT_MSGPACK",
     "CONTENT_TEXT",
     "HEADER_BLOB",
     "HEADER_CONTENT_TYPE",
+    "HEADER_PRODUCER",
     "HEADER_SCHEMA",
     "HEADER_STATUS",
     "SCHEMA_VERSION",
@@ -40,6 +42,7 @@ __all__ = [
     "stream_subject",
     "task_subject",
     "variable_subject",
+    "worker_address",
 ]
 
 STREAM_VARS: Final = "PMQ_VARS"
@@ -50,6 +53,7 @@ STREAM_DEAD: Final = "PMQ_DEAD"
 HEADER_CONTENT_TYPE: Final = "Content-Type"
 HEADER_STATUS: Final = "Pmq-Status"
 HEADER_BLOB: Final = "Pmq-Blob"
+HEADER_PRODUCER: Final = "Pmq-Producer"
 HEADER_SCHEMA: Final = "Pmq-Schema"
 STATUS_ERROR: Final = "error"
 SCHEMA_VERSION: Final = "1"
@@ -58,6 +62,7 @@ CONTENT_JSON: Final = "application/json"
 CONTENT_TEXT: Final = "text/plain"
 
 ALL_CONTROL: Final = "pmq.*.control.>"
+COORDINATOR_STARTED: Final = "pmq-sys.coordinator.started"
 
 
 class VariableAddress(NamedTuple):
@@ -134,6 +139,11 @@ def session_subjects(tenant: str, session: str, what: str) -> str:
 def actor_subject(node: str, name: str) -> str:
     """The mailbox of an actor in the process `node`; each name is one token."""
     return f"pmq-sys.actor.{check_name('node', node)}.{check_name('actor', name)}"
+
+
+def worker_address(worker: str) -> str:
+    """Address of the actor that takes a worker's assignments: `node/name`."""
+    return f"{worker}/worker"
 
 
 def parse_variable(subject: str) -> VariableAddress:

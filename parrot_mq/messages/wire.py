@@ -22,6 +22,7 @@ __all__ = [
     "DeadTask",
     "ErrorInfo",
     "Generation",
+    "GenerationsReturned",
     "InputValue",
     "Message",
     "OutputSpec",
@@ -243,6 +244,15 @@ class CancelGenerations(Message, frozen=True, kw_only=True, omit_defaults=True, 
     """Stop these generations (by key); their outputs are set already."""
 
     keys: list[str]
+
+
+class GenerationsReturned(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.returned"):
+    """A worker gives generations (by key) back unfinished: it drains, or had no room after all."""
+
+    worker: Name
+    model: str
+    keys: list[str]
+    reason: ErrorInfo
 
 
 class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.status"):

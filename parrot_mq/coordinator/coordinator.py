@@ -1,0 +1,191 @@
+"""The coordinator of a process: reads facts and control requests, and gives each session its actor."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from parrot_mq.actors import Actor, ActorRef, ActorSystem
+from parrot_mq.bus import Bus, Delivery
+from parrot_mq.clock import Clock, SystemClock
+from parrot_mq.coordinator.config import CoordinatorConfig
+from parrot_mq.coordinator.dispatcher import DispatcherActor
+from parrot_mq.coordinator.events import Events
+from parrot_mq.coordinator.facts import Facts
+from parrot_mq.coordinator.models import Models
+from parrot_mq.coordinator.protocol import SessionIdle, SessionKey, SettleModels, TaskArrived, VariableStored
+from parrot_mq.coordinator.registry import RegistryActor
+from parrot_mq.coordinator.session import SessionActor
+from parrot_mq.errors import MalformedMessage, ParrotError
+from parrot_mq.messages import (
+    ALL_CONTROL,
+    COORDINATOR_STARTED,
+    CoordinatorStarted,
+    GenerationsReturned,
+    Message,
+    SessionCancel,
+    SessionClose,
+    SessionOpen,
+    TaskAddress,
+    Value,
+    VariableAddress,
+    WorkerStatus,
+    decode,
+    encode,
+    encode_error,
+    parse_control,
+)
+from parrot_mq.observability import get_logger
+
+__all__ = ["REGISTRY", "open_coordinator"]
+
+REGISTRY = "registry"
+"""Name of the actor, in the coordinator's process, that workers talk to."""
+
+CONTROL: dict[str, type[Message]] = {"open": SessionOpen, "cancel": SessionCancel, "close": SessionClose}
+CONTROL_TIMEOUT_S = 30.0
+SESSION_MAILBOX = 8192
+
+log = get_logger(__name__)
+
+
+class CoordinatorActor(Actor):
+    """Routes facts to sessions, and starts and stops the actors of the process."""
+
+    def __init__(self, bus: Bus, facts: Facts, config: CoordinatorConfig, clock: Clock) -> None:
+        self._bus = bus
+        self._facts = facts
+        self._config = config
+        self._events = Events(bus, clock)
+        self._models = Models()
+        self._sessions: dict[SessionKey, ActorRef] = {}
+        self._starting = asyncio.Lock()
+        self._counter = itertools.count(1)
+
+    async def on_start(self) -> None:
+        """Be ready for workers first, then read the facts, then answer requests."""
+        config = self._config
+        self.context.run(self._events.run(), name="events")
+        await self.context.spawn(self._make_registry, name=REGISTRY, accepts=WorkerStatus | GenerationsReturned)
+        await self._bus.publish(COORDINATOR_STARTED, encode(CoordinatorStarted(node=config.node)))
+        self.context.after(config.model_grace_s, SettleModels())
+        await self._facts.start(self._on_task, self._on_variable)
+        self._control = await self._bus.subscribe(ALL_CONTROL, self._on_control)
+
+    async def on_stop(self) -> None:
+        await self._control.aclose()
+        await self._facts.aclose()
+
+    async def receive(self, message: object) -> None:
+        match message:
+            case SettleModels():
+                await self._models.settle()
+            case SessionIdle(key=key):
+                await self._drop(key)
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    async def _on_task(self, address: TaskAddress, delivery: Delivery) -> None:
+        session = await self._session(SessionKey(address.tenant, address.session))
+        await session.tell(TaskArrived(address, delivery))
+
+    async def _on_variable(self, address: VariableAddress, value: Value, producer: str) -> None:
+        """Tell a live session; nobody else needs it now, and who needs it later looks it up."""
+        if self._starting.locked():
+            async with self._starting:  # it may be this one that starts
+                pass
+        session = self._sessions.get(SessionKey(address.tenant, address.session))
+        if session is not None:
+            await session.tell(VariableStored(address.variable, value, producer))
+
+    # -- control -----------------------------------------------------------------------------------------------------
+
+    async def _on_control(self, delivery: Delivery) -> None:
+        self.context.run(self._answer(delivery), name="control")
+
+    async def _answer(self, delivery: Delivery) -> None:
+        try:
+            reply, headers = encode(await self._control_session(delivery)), {}
+        except ParrotError as error:
+            reply, headers = encode_error(error)
+        if delivery.reply:
+            await self._bus.publish(delivery.reply, reply, headers=headers)
+
+    async def _control_session(self, delivery: Delivery) -> Message:
+        tenant, name, verb = parse_control(delivery.subject)
+        if verb not in CONTROL:
+            raise MalformedMessage(message_type="control", path="subject", expected=f"One of {', '.join(CONTROL)}")
+        request = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
+        session = await self._session(SessionKey(tenant, name))
+        answer: Message = await session.ask(request, timeout_s=CONTROL_TIMEOUT_S)
+        return answer
+
+    # -- actors ------------------------------------------------------------------------------------------------------
+
+    async def _session(self, key: SessionKey) -> ActorRef:
+        session = self._sessions.get(key)
+        if session is not None:
+            return session
+        async with self._starting:
+            if key not in self._sessions:
+                name = f"session-{next(self._counter)}"
+                self._sessions[key] = await self.context.spawn(
+                    lambda: self._make_session(key), name=name, mailbox_capacity=SESSION_MAILBOX
+                )
+            return self._sessions[key]
+
+    async def _drop(self, key: SessionKey) -> None:
+        """Stop a session's actor, unless work came for it meanwhile."""
+        async with self._starting:
+            if key in self._sessions and not self._facts.unfinished(key):
+                await self._sessions.pop(key).stop()
+
+    def _make_session(self, key: SessionKey) -> SessionActor:
+        return SessionActor(
+            key,
+            facts=self._facts,
+            models=self._models,
+            events=self._events,
+            coordinator=self.context.ref,
+            idle_s=self._config.session_idle_s,
+        )
+
+    def _make_registry(self) -> RegistryActor:
+        return RegistryActor(
+            models=self._models,
+            spawn_dispatcher=self._spawn_dispatcher,
+            declared=self._config.models,
+            lease_s=self._config.lease_s,
+        )
+
+    async def _spawn_dispatcher(self, model: str) -> ActorRef:
+        name = f"dispatcher-{next(self._counter)}"
+        return await self.context.spawn(
+            lambda: self._make_dispatcher(model), name=name, mailbox_capacity=SESSION_MAILBOX
+        )
+
+    def _make_dispatcher(self, model: str) -> DispatcherActor:
+        return DispatcherActor(model, config=self._config, events=self._events)
+
+
+@asynccontextmanager
+async def open_coordinator(
+    bus: Bus, config: CoordinatorConfig | None = None, clock: Clock | None = None
+) -> AsyncIterator[Facts]:
+    """Run a coordinator until the block ends; it is ready when the block begins.
+
+    The block gets the facts: `wait_closed` of these raises when another coordinator has taken over.
+
+    Raises:
+        JetStreamUnavailable, ServerTooOld, StreamMismatch: The server cannot keep the facts.
+    """
+    config = config or CoordinatorConfig()
+    clock = clock or SystemClock()
+    await bus.ensure_streams()
+    facts = Facts(bus)
+    async with ActorSystem(config.node, bus=bus, clock=clock) as system:
+        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock), name="coordinator")
+        log.info("coordinator_started", node=config.node, unfinished_tasks=facts.num_unfinished)
+        yield facts

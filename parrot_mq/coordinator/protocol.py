@@ -1,0 +1,153 @@
+"""What the coordinator's actors tell each other inside the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from parrot_mq.actors import ActorRef
+from parrot_mq.bus import Delivery
+from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.errors import ParrotError
+from parrot_mq.messages import TaskAddress, Value, WorkerStatus
+from parrot_mq.types import SessionId, TenantId, VariableId
+
+__all__ = [
+    "CheckLeases",
+    "Dispatch",
+    "Done",
+    "Enqueue",
+    "EnterTasks",
+    "ExpireTasks",
+    "GenerationFailed",
+    "GiveBack",
+    "ModelsChanged",
+    "SessionIdle",
+    "SessionKey",
+    "SettleModels",
+    "TaskArrived",
+    "VariableStored",
+    "WorkerLost",
+    "WorkerReport",
+]
+
+
+class SessionKey(NamedTuple):
+    """Names a session."""
+
+    tenant: TenantId
+    session: SessionId
+
+
+# -- to a session ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TaskArrived:
+    """A task was taken from the stream."""
+
+    address: TaskAddress
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class VariableStored:
+    """A variable was set, or failed."""
+
+    variable: VariableId
+    value: Value
+    producer: str = ""
+    """The worker that set it; empty when it was somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnterTasks:
+    """Look up what the tasks that arrived need, then enter them into the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireTasks:
+    """Give up the tasks whose deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsChanged:
+    """A model came, or the time in which one could come is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFailed:
+    """The dispatcher gives a generation up."""
+
+    variable: VariableId
+    error: ParrotError
+
+
+# -- to a dispatcher -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """A generation is ready; the session hears if it is given up."""
+
+    generation: ReadyGeneration
+    session: ActorRef
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """These outputs (by key) are set, by whom ever: forget them, and stop them where they still run."""
+
+    keys: tuple[str, ...]
+    producer: str = ""
+    """The worker that set them; empty when it was somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Assign what is ready to whoever has room. Told to itself, behind all that is in the mailbox already."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """A worker was heard of."""
+
+    status: WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker's lease has ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Generations (by key) come back from a worker unfinished, or never reached it."""
+
+    worker: str
+    keys: tuple[str, ...]
+    reason: ParrotError
+    has_started: bool = True
+    """Whether the worker may have begun; then the attempt counts."""
+
+
+# -- to the registry and the coordinator -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLeases:
+    """Find the workers that were not heard of for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettleModels:
+    """The time in which workers could say what they serve is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIdle:
+    """A session has no work; it may be dropped from memory."""
+
+    key: SessionKey

@@ -1,0 +1,143 @@
+"""From a task and the values it reads to something a worker can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from parrot_mq.messages import BlobRef, Generation, OutputSpec, PromptTask, TaskAddress, VariableAddress, VariableRef
+from parrot_mq.program import OutputPlan, Placeholder, Text, chain_digests, plan_outputs, segment_digest
+from parrot_mq.types import Sampling, TaskId, VariableId
+
+__all__ = ["PlannedGeneration", "ReadyGeneration", "plan_task"]
+
+Segment = str | VariableRef
+"""A constant text, or a variable whose value stands here."""
+
+Known = str | BlobRef
+"""A value that can be part of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyGeneration:
+    """A generation whose whole prompt is known.
+
+    Attributes:
+        address: The variable that it fills.
+        task: The task that it belongs to.
+        model: Who generates.
+        segments: The prompt, cut at placeholder boundaries; large values as claim checks.
+        prefix_hashes: Hash of all content up to and including each segment, hex.
+        sampling: How to generate.
+        deadline: Seconds since 1970; not started after this.
+        attempt: Which attempt the next assignment is; 1 is the first.
+    """
+
+    address: VariableAddress
+    task: TaskId
+    model: str
+    segments: tuple[Known, ...]
+    prefix_hashes: tuple[str, ...]
+    sampling: Sampling
+    deadline: float
+    attempt: int = 1
+
+    @property
+    def key(self) -> str:
+        """Names the generation everywhere, as `messages.Generation.key` does."""
+        return ".".join(self.address)
+
+    def next_attempt(self) -> ReadyGeneration:
+        """The same generation, to be assigned once more."""
+        return replace(self, attempt=self.attempt + 1)
+
+    def to_wire(self, prompt: list[int]) -> Generation:
+        """The generation as it travels; `prompt` are indices into the segments that travel with it."""
+        tenant, session, variable = self.address
+        return Generation(
+            tenant=tenant,
+            session=session,
+            task=self.task,
+            variable=variable,
+            attempt=self.attempt,
+            prompt=prompt,
+            prefix_hashes=list(self.prefix_hashes),
+            sampling=self.sampling,
+            deadline=self.deadline,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGeneration:
+    """One output of a task: where it goes, how it is sampled, and what its prompt is made of."""
+
+    output: OutputSpec
+    segments: tuple[Segment, ...]
+
+    @property
+    def reads(self) -> tuple[VariableId, ...]:
+        """The variables it waits for, each once, in the order of the prompt."""
+        names = (VariableId(segment.variable) for segment in self.segments if isinstance(segment, VariableRef))
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def writes(self) -> VariableId:
+        """The variable it fills."""
+        return VariableId(self.output.variable)
+
+    def to_ready(
+        self, task: TaskAddress, model: str, deadline: float, values: Mapping[VariableId, Known]
+    ) -> ReadyGeneration:
+        """Put the values in; every variable in `reads` must be among `values`."""
+        segments = tuple(values[VariableId(s.variable)] if isinstance(s, VariableRef) else s for s in self.segments)
+        return ReadyGeneration(
+            address=VariableAddress(task.tenant, task.session, self.writes),
+            task=task.task,
+            model=model,
+            segments=segments,
+            prefix_hashes=tuple(chain_digests(_digest(segment) for segment in segments)),
+            sampling=self.output.sampling,
+            deadline=deadline,
+        )
+
+
+def plan_task(record: PromptTask) -> tuple[PlannedGeneration, ...]:
+    """Cut a task into a chain of generations, one for each output.
+
+    Raises:
+        TemplateError: The template and the declared inputs and outputs do not fit.
+    """
+    plans = _cut(record.template, tuple(record.inputs), tuple(record.outputs))
+    return tuple(PlannedGeneration(record.outputs[plan.output], tuple(_segments(plan, record))) for plan in plans)
+
+
+@lru_cache(maxsize=1024)
+def _cut(template: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> tuple[OutputPlan, ...]:
+    return plan_outputs(parse_template(template), inputs=inputs, outputs=outputs)
+
+
+def _segments(plan: OutputPlan, record: PromptTask) -> Iterator[Segment]:
+    for part in plan.parts:
+        match part:
+            case Text(text=text):
+                yield text
+            case Placeholder(name=name) if name in record.outputs:
+                yield VariableRef(record.outputs[name].variable)
+            case Placeholder(name=name):
+                yield from _items(record, name)
+
+
+def _items(record: PromptTask, name: str) -> Iterator[Segment]:
+    value = record.inputs[name]
+    if not isinstance(value, list):
+        yield value
+        return
+    for index, item in enumerate(value):
+        if index:
+            yield record.separators.get(name, "\n")
+        yield item
+
+
+def _digest(segment: Known) -> bytes:
+    return bytes.fromhex(segment.digest) if isinstance(segment, BlobRef) else segment_digest(segment)

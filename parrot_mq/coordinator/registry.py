@@ -1,0 +1,80 @@
+"""The actor that workers talk to: who is there, and whose lease has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from parrot_mq.actors import Actor, ActorRef
+from parrot_mq.coordinator.models import Models
+from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
+from parrot_mq.messages import GenerationsReturned, WorkerStatus
+
+__all__ = ["RegistryActor"]
+
+SpawnDispatcher = Callable[[str], Awaitable[ActorRef]]
+
+
+@dataclass(slots=True)
+class Lease:
+    """Which model a worker serves, and when it was last heard of (monotonic seconds)."""
+
+    model: str
+    heard_at: float
+
+
+class RegistryActor(Actor):
+    """Takes the workers' heartbeats, keeps their leases, and passes both on to the dispatcher of their model.
+
+    A worker registers by being heard of: there is nothing to undo when either side restarts.
+    """
+
+    def __init__(self, *, models: Models, spawn_dispatcher: SpawnDispatcher, declared: tuple[str, ...], lease_s: float):
+        self._models = models
+        self._spawn_dispatcher = spawn_dispatcher
+        self._declared = declared
+        self._lease_s = lease_s
+        self._leases: dict[str, Lease] = {}
+
+    async def on_start(self) -> None:
+        """Serve the declared models, and look at the leases from time to time."""
+        for model in self._declared:
+            await self._dispatcher(model)
+        self.context.every(self._lease_s / 4, CheckLeases())
+
+    async def receive(self, message: object) -> None:
+        match message:
+            case WorkerStatus(state="stopped"):
+                await self._end(message.worker)
+            case WorkerStatus():
+                await self._renew(message)
+            case GenerationsReturned():
+                back = GiveBack(message.worker, tuple(message.keys), message.reason.to_error())
+                await (await self._dispatcher(message.model)).tell(back)
+            case CheckLeases():
+                await self._check()
+
+    async def _renew(self, status: WorkerStatus) -> None:
+        known = self._leases.get(status.worker)
+        if known is None:
+            self.context.log.info("worker_registered", worker=status.worker, model=status.model, slots=status.num_slots)
+        elif known.model != status.model:
+            await self._end(status.worker)
+        self._leases[status.worker] = Lease(status.model, self.context.clock.monotonic())
+        await (await self._dispatcher(status.model)).tell(WorkerReport(status))
+
+    async def _check(self) -> None:
+        oldest = self.context.clock.monotonic() - self._lease_s
+        for worker in [worker for worker, lease in self._leases.items() if lease.heard_at < oldest]:
+            self.context.log.warning("worker_lost", worker=worker, lease_s=self._lease_s)
+            await self._end(worker)
+
+    async def _end(self, worker: str) -> None:
+        lease = self._leases.pop(worker, None)
+        if lease is not None:
+            await self._models.dispatcher(lease.model).tell(WorkerLost(worker))
+
+    async def _dispatcher(self, model: str) -> ActorRef:
+        if model not in self._models.names:
+            await self._models.add(model, await self._spawn_dispatcher(model))
+        return self._models.dispatcher(model)
