@@ -1,0 +1,45 @@
+"""Programs: prompts as functions, their variables, and the graph they form. Pure: no I/O, no tasks."""
+
+from parrot_mq.program.call import Call
+from parrot_mq.program.function import SemanticFunction, semantic_function
+from parrot_mq.program.graph import FailedNode, Graph, Node
+from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Output, Separator
+from parrot_mq.program.plan import MAX_OUTPUTS, OutputPlan, plan_outputs
+from parrot_mq.program.prefix import chain, prefix_hashes, segment_digest
+from parrot_mq.program.session_context import Caller, current_session
+from parrot_mq.program.signature import FunctionSpec
+from parrot_mq.program.template import Part, Placeholder, Template, Text, escape_braces, parse_template
+from parrot_mq.program.values import InputText, variables_in
+from parrot_mq.program.variable import SemanticVariable, VariableStore
+
+__all__ = [
+    "Call",
+    "Caller",
+    "DEFAULT_SEPARATOR",
+    "FailedNode",
+    "FunctionSpec",
+    "Graph",
+    "Input",
+    "InputText",
+    "MAX_OUTPUTS",
+    "Node",
+    "Output",
+    "OutputPlan",
+    "Part",
+    "Placeholder",
+    "SemanticFunction",
+    "SemanticVariable",
+    "Separator",
+    "Template",
+    "Text",
+    "VariableStore",
+    "chain",
+    "current_session",
+    "escape_braces",
+    "parse_template",
+    "plan_outputs",
+    "prefix_hashes",
+    "segment_digest",
+    "semantic_function",
+    "variables_in",
+]

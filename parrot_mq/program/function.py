@@ -1,0 +1,218 @@
+"""Semantic functions: a Python signature with a prompt as docstring.
+
+Source: Parrot, OSDI'24, section 4.1 and figure 7.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Generic, ParamSpec, overload
+
+from parrot_mq.errors import CallError, ConfigurationError
+from parrot_mq.program.call import Call, bind
+from parrot_mq.program.session_context import Caller, current_session
+from parrot_mq.program.signature import FunctionSpec, read_function
+from parrot_mq.program.variable import SemanticVariable
+from parrot_mq.types import check_name
+
+__all__ = ["SemanticFunction", "semantic_function"]
+
+P = ParamSpec("P")
+
+_MAX_TIMEOUT_S: Final = 7 * 86400
+_MAX_MODEL_LENGTH: Final = 256
+_NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class SemanticFunction(Generic[P]):
+    """A prompt that is called like a function. Made by `semantic_function`; it never changes.
+
+    Attributes:
+        spec: Signature and template.
+        name: What it is called on the server, for people and tools.
+        model: Who generates; empty means the one model that is served.
+        timeout_s: Seconds that the outputs may take; None means what the session says.
+        names: Names chosen for output variables.
+        session: The session that takes the calls; None means the one that is open where it is called.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, None],
+        spec: FunctionSpec,
+        *,
+        name: str = "",
+        model: str = "",
+        timeout_s: float | None = None,
+        names: Mapping[str, str] = _NO_NAMES,
+        session: Caller | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self.spec = spec
+        self.name = name or spec.name
+        self.model = _check_model(model)
+        self.timeout_s = _check_timeout(timeout_s)
+        self.names = _check_names(spec, names)
+        self.session = session
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SemanticVariable:
+        """Call it: the variable of its one output comes back at once.
+
+        Raises:
+            CallError: The arguments do not fit, no session is open, or the function has several outputs.
+        """
+        if len(self.spec.outputs) > 1:
+            names = ", ".join(self.spec.outputs)
+            raise CallError(
+                f"`{self.spec}` has {len(self.spec.outputs)} outputs; write `{names} = {self.spec.name}.outputs(…)`",
+                function=self.spec.name,
+            )
+        (variable,) = self.outputs(*args, **kwargs)
+        return variable
+
+    def outputs(self, *args: P.args, **kwargs: P.kwargs) -> tuple[SemanticVariable, ...]:
+        """Call it: the variables of its outputs come back at once, in the order of the template.
+
+        Raises:
+            CallError: The arguments do not fit, or no session is open.
+        """
+        call = self.bind(*args, **kwargs)
+        caller = self.session or current_session.get()
+        if caller is None:
+            raise CallError(
+                f"`{self.spec}` is called outside a session; call it inside `async with client.session():`, "
+                f"or through `{self.spec.name}.using(session=session)`",
+                function=self.spec.name,
+            )
+        call.check_session(caller.tenant, caller.name)
+        return caller.submit(call)
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Check the arguments, and submit nothing.
+
+        Raises:
+            CallError: The arguments do not fit.
+        """
+        return Call(
+            spec=self.spec,
+            inputs=bind(self.spec, args, kwargs),
+            name=self.name,
+            model=self.model,
+            timeout_s=self.timeout_s,
+            names=self.names,
+        )
+
+    def using(
+        self,
+        *,
+        model: str | None = None,
+        timeout_s: float | None = None,
+        names: Mapping[str, str] | None = None,
+        session: Caller | None = None,
+    ) -> SemanticFunction[P]:
+        """A copy with other options; what is None stays as it is.
+
+        Args:
+            model: Who generates.
+            timeout_s: Seconds that the outputs may take.
+            names: Names for output variables, by output. A name is used once per session.
+            session: The session that takes the calls.
+
+        Raises:
+            ConfigurationError: An option is out of its range.
+            InvalidName: A variable name cannot be used.
+            CallError: `names` names no output of the function, or one variable twice.
+        """
+        return SemanticFunction(
+            self._function,
+            self.spec,
+            name=self.name,
+            model=self.model if model is None else model,
+            timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+            names=self.names if names is None else names,
+            session=self.session if session is None else session,
+        )
+
+    def __repr__(self) -> str:
+        return f"<SemanticFunction {self.spec} -> {', '.join(self.spec.outputs)}>"
+
+
+@overload
+def semantic_function(function: Callable[P, None], /) -> SemanticFunction[P]: ...
+
+
+@overload
+def semantic_function(
+    *, model: str = "", timeout_s: float | None = None, name: str = ""
+) -> Callable[[Callable[P, None]], SemanticFunction[P]]: ...
+
+
+def semantic_function(
+    function: Callable[P, None] | None = None,
+    /,
+    *,
+    model: str = "",
+    timeout_s: float | None = None,
+    name: str = "",
+) -> SemanticFunction[P] | Callable[[Callable[P, None]], SemanticFunction[P]]:
+    """Make a prompt callable: parameters are its inputs and outputs, the docstring is its template.
+
+    Args:
+        function: A function with a docstring and nothing else.
+        model: Who generates; empty means the one model that is served.
+        timeout_s: Seconds that the outputs may take; None means what the session says.
+        name: What it is called on the server; the function's own name if empty.
+
+    Raises:
+        TemplateError: Signature or docstring cannot be used; the message names file and line and shows the place.
+        ConfigurationError: `model` or `timeout_s` is out of its range.
+
+    Example:
+        ```python
+        @semantic_function
+        def summarise(passage: Input, summary: Output = Output(max_tokens=48, stop="\\n")) -> None:
+            \"""Summarise the passage in one sentence.
+
+            Passage: {{passage}}
+            Summary: {{summary}}\"""
+        ```
+    """
+
+    def decorate(function: Callable[P, None]) -> SemanticFunction[P]:
+        return SemanticFunction(function, read_function(function), model=model, timeout_s=timeout_s, name=name)
+
+    return decorate if function is None else decorate(function)
+
+
+def _check_model(model: str) -> str:
+    if not isinstance(model, str) or len(model) > _MAX_MODEL_LENGTH:
+        raise ConfigurationError(
+            f"model={model!r} cannot be used: a model name has at most {_MAX_MODEL_LENGTH} characters"
+        )
+    return model
+
+
+def _check_timeout(timeout_s: float | None) -> float | None:
+    if timeout_s is None:
+        return None
+    is_number = isinstance(timeout_s, int | float) and math.isfinite(timeout_s)
+    if not is_number or not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise ConfigurationError(
+            f"timeout_s={timeout_s!r} cannot be used: it is a number of seconds, above 0 and at most a week"
+        )
+    return float(timeout_s)
+
+
+def _check_names(spec: FunctionSpec, names: Mapping[str, str]) -> Mapping[str, str]:
+    for output, variable in names.items():
+        if output not in spec.outputs:
+            known = ", ".join(spec.outputs)
+            raise CallError(f"`{spec}` has no output {output!r} to name; its outputs are {known}", function=spec.name)
+        check_name("variable", variable)
+    if len(set(names.values())) < len(names):
+        raise CallError(f"`{spec}`: two outputs cannot share the variable name", function=spec.name)
+    return MappingProxyType(dict(names))

@@ -1,0 +1,148 @@
+"""From a template and the roles of its placeholders to one prompt per output.
+
+A prompt with several outputs is a chain: the prompt of an output is everything before it, the texts of earlier
+outputs included. So the context of each output is the prefix of the next one. Text after the last output is dropped:
+no output could depend on it.
+
+Source: Parrot, OSDI'24, section 4.1 (input and output placeholders) and 4.2 (the requests of one prompt).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from parrot_mq.errors import TemplateError
+from parrot_mq.program.diagnostics import place_error, template_error
+from parrot_mq.program.template import Part, Placeholder, Template
+
+__all__ = ["MAX_OUTPUTS", "OutputPlan", "plan_outputs"]
+
+MAX_OUTPUTS: Final = 256
+"""Most outputs of one template. Prompts of a chain repeat each other, so their sizes add up to a square."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """One output and what stands before it.
+
+    Attributes:
+        name: The output's placeholder.
+        template_parts: The parts of the whole template, shared by all its outputs.
+        num_parts: How many of them come before the output.
+    """
+
+    name: str
+    template_parts: tuple[Part, ...]
+    num_parts: int
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The prompt: texts, inputs, and earlier outputs, which are read here like inputs."""
+        return self.template_parts[: self.num_parts]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the placeholders that the prompt reads, each once, in order of first use."""
+        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, Placeholder)))
+
+
+def plan_outputs(template: Template, inputs: Collection[str], outputs: Collection[str]) -> tuple[OutputPlan, ...]:
+    """Check that placeholders and roles fit, and cut the template before each output.
+
+    Args:
+        template: The parsed template.
+        inputs: Names of the placeholders that are read.
+        outputs: Names of the placeholders that are generated; their order does not matter, the template's does.
+
+    Returns:
+        One plan per output, in the order of the template.
+
+    Raises:
+        TemplateError: A placeholder is undeclared, a declared name is missing, an output appears twice or next to
+            another or with nothing before it, an input is only used where nothing reads it, or there is no output,
+            or too many. The message shows the place.
+    """
+    _check_declarations(template, inputs, outputs)
+    _check_outputs(template, outputs)
+    plans = tuple(
+        OutputPlan(part.name, template.parts, index)
+        for index, part in enumerate(template.parts)
+        if isinstance(part, Placeholder) and part.name in outputs
+    )
+    _check_inputs_are_read(template, inputs, plans[-1].num_parts)
+    return plans
+
+
+def _check_declarations(template: Template, inputs: Collection[str], outputs: Collection[str]) -> None:
+    for name in inputs:
+        if name in outputs:
+            problem = f"`{name}` is declared as an input and as an output"
+            raise template_error(template.source, problem=problem, remedy="give the two different names")
+    if not outputs:
+        remedy = "mark what the model writes with an output placeholder"
+        raise template_error(template.source, problem="the template has no output", remedy=remedy)
+    if len(outputs) > MAX_OUTPUTS:
+        problem = f"the template has {len(outputs)} outputs; the limit is {MAX_OUTPUTS}"
+        raise template_error(template.source, problem=problem, remedy="split it into several functions")
+    for placeholder in template.placeholders:
+        if placeholder.name not in inputs and placeholder.name not in outputs:
+            problem = f"`{{{{{placeholder.name}}}}}` is neither an input nor an output"
+            raise _at(template, placeholder, problem, _suggest(placeholder.name, [*inputs, *outputs]))
+
+
+def _check_outputs(template: Template, outputs: Collection[str]) -> None:
+    seen: set[str] = set()
+    previous: Part | None = None
+    for part in template.parts:
+        if isinstance(part, Placeholder) and part.name in outputs:
+            _check_output(template, part, previous, outputs, seen)
+            seen.add(part.name)
+        previous = part
+    for name in outputs:
+        if name not in seen:
+            problem = f"the output `{name}` is not in the template"
+            remedy = f"write `{{{{{name}}}}}` where the model is to write it, or remove its declaration"
+            raise template_error(template.source, problem=problem, remedy=remedy)
+
+
+def _check_output(
+    template: Template, part: Placeholder, previous: Part | None, outputs: Collection[str], seen: set[str]
+) -> None:
+    if part.name in seen:
+        problem = f"the output `{part.name}` appears a second time"
+        raise _at(template, part, problem, "an output is generated once; give the second place another name")
+    if previous is None:
+        problem = f"nothing stands before the output `{part.name}`"
+        raise _at(template, part, problem, "put the text that the model is to continue before it")
+    if isinstance(previous, Placeholder) and previous.name in outputs:
+        problem = f"the outputs `{previous.name}` and `{part.name}` follow each other directly"
+        raise _at(template, part, problem, "put text between them, so that the model can tell them apart")
+
+
+def _check_inputs_are_read(template: Template, inputs: Collection[str], num_read: int) -> None:
+    read = {part.name for part in template.parts[:num_read] if isinstance(part, Placeholder)}
+    for name in inputs:
+        if name in read:
+            continue
+        late = next((each for each in template.placeholders if each.name == name), None)
+        if late is not None:
+            problem = f"the input `{name}` is only used after the last output, where nothing reads it"
+            raise _at(template, late, problem, "move it before the last output, or remove it")
+        problem = f"the input `{name}` is not in the template"
+        remedy = f"write `{{{{{name}}}}}` where its text belongs, or remove its declaration"
+        raise template_error(template.source, problem=problem, remedy=remedy)
+
+
+def _at(template: Template, placeholder: Placeholder, problem: str, remedy: str) -> TemplateError:
+    start = placeholder.position
+    end = template.source.find("}}", start) + 2
+    return place_error(template.source, start, end, problem=problem, remedy=remedy)
+
+
+def _suggest(name: str, declared: list[str]) -> str:
+    known = ", ".join(f"`{each}`" for each in declared[:12]) + (", …" if len(declared) > 12 else "")
+    close = difflib.get_close_matches(name, declared, n=1)
+    return f"did you mean `{close[0]}`? declared: {known}" if close else f"declare it; declared: {known or 'nothing'}"

@@ -1,0 +1,130 @@
+"""Semantic variables: named texts that are set once.
+
+Source: Parrot, OSDI'24, section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from typing import Protocol
+
+from parrot_mq.errors import CallError
+
+__all__ = ["SemanticVariable", "VariableStore"]
+
+
+class VariableStore(Protocol):
+    """Where variables live: a session. The client's session implements it."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the session belongs to."""
+
+    @property
+    def name(self) -> str:
+        """The session's name."""
+
+    async def get(self, variable_id: str, timeout_s: float | None = None) -> str:
+        """Wait for the value."""
+
+    def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[str]:
+        """The value in pieces, as they are generated."""
+
+    async def set(self, variable_id: str, text: str) -> None:
+        """Give the variable its value."""
+
+    async def cancel(self, variable_id: str) -> None:
+        """Give up the generation of the variable."""
+
+
+class SemanticVariable:
+    """A text that is or will be known, by name.
+
+    Pass it to a semantic function as an input, without waiting for it: the call runs on the server once the text is
+    there. `await` it to read the text here.
+
+    Example:
+        ```python
+        summary = summarise(passage=text)
+        print(await summary)
+        ```
+    """
+
+    __slots__ = ("_id", "_session")
+
+    def __init__(self, session: VariableStore, variable_id: str) -> None:
+        self._session = session
+        self._id = variable_id
+
+    @property
+    def id(self) -> str:
+        """The variable's name in its session: the last token of its subject."""
+        return self._id
+
+    @property
+    def session(self) -> VariableStore:
+        """The session that it belongs to."""
+        return self._session
+
+    def __await__(self) -> Generator[object, None, str]:
+        return self.get().__await__()
+
+    async def get(self, timeout_s: float | None = None) -> str:
+        """Wait for the text.
+
+        Args:
+            timeout_s: How long to wait at most; without it, as long as the session allows.
+
+        Raises:
+            DeadlineExceeded: The text was not there in time.
+            ParrotError: The variable failed; the error says why.
+        """
+        return await self._session.get(self._id, timeout_s)
+
+    def stream(self, timeout_s: float | None = None) -> AsyncIterator[str]:
+        """The text in pieces, as they are generated; joined they are the text that `get` returns.
+
+        Args:
+            timeout_s: How long the whole text may take at most.
+
+        Raises:
+            DeadlineExceeded: The text was not complete in time.
+            ParrotError: The variable failed; the error says why.
+        """
+        return self._session.stream(self._id, timeout_s)
+
+    async def set(self, text: str) -> None:
+        """Give the variable its text.
+
+        Raises:
+            VariableAlreadySet: It has another text already.
+        """
+        await self._session.set(self._id, text)
+
+    async def cancel(self) -> None:
+        """Give up its generation: whoever waits for it gets `TaskCancelled`. Nothing happens if it is set."""
+        await self._session.cancel(self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, SemanticVariable) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, str, str]:
+        return self._session.tenant, self._session.name, self._id
+
+    def __repr__(self) -> str:
+        return f"<SemanticVariable {self._id!r} of session {self._session.name!r}>"
+
+    def __str__(self) -> str:
+        # An f-string with a variable in it would put its name, not its text, into a prompt, and nobody would notice.
+        raise CallError(
+            f"the text of {self!r} may not be known yet, so it cannot be formatted here; read it with "
+            f"`await variable`, or pass the variable to a semantic function as an input (its name is `variable.id`)",
+            variable=self._id,
+        )
+
+    def __format__(self, format_spec: str) -> str:
+        return str(self)
