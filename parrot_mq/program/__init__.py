@@ -5,7 +5,7 @@ from parrot_mq.program.function import SemanticFunction, semantic_function
 from parrot_mq.program.graph import FailedNode, Graph, Node
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Output, Separator
 from parrot_mq.program.plan import MAX_OUTPUTS, OutputPlan, plan_outputs
-from parrot_mq.program.prefix import chain, prefix_hashes, segment_digest
+from parrot_mq.program.prefix import chain_digests, prefix_hashes, segment_digest
 from parrot_mq.program.session_context import Caller, current_session
 from parrot_mq.program.signature import FunctionSpec
 from parrot_mq.program.template import Part, Placeholder, Template, Text, escape_braces, parse_template
@@ -33,7 +33,7 @@ __all__ = [
     "Template",
     "Text",
     "VariableStore",
-    "chain",
+    "chain_digests",
     "current_session",
     "escape_braces",
     "parse_template",

@@ -44,6 +44,11 @@ class FailedNode(NamedTuple):
     node: Node
     failed_read: VariableId
 
+    @property
+    def writes(self) -> VariableId:
+        """The variable that will not be set."""
+        return self.node.writes
+
 
 class Graph:
     """The unfinished nodes of a session."""
@@ -98,7 +103,7 @@ class Graph:
                 self._check_no_cycle(node)
         except (DuplicateProducer, GraphCycleError):
             for node in reversed(added):
-                self.finish(node)
+                self.finish(node.writes)
             raise
         return [node for node in added if self._num_missing[node.writes] == 0]
 
@@ -136,21 +141,22 @@ class Graph:
                     failed.append(FailedNode(node, failed_reads[writes]))
                     queue.append(writes)
         for node, _ in failed:
-            self.finish(node)
+            self.finish(node.writes)
         return failed
 
-    def finish(self, node: Node) -> bool:
-        """A node's output has a value or an error, or it is given up: it leaves the graph. Its consumers are not told.
+    def finish(self, writes: VariableId) -> bool:
+        """The node that writes a variable is done or given up: it leaves the graph. Its consumers are not told.
 
         Returns:
-            False if it was not there.
+            False if no unfinished node writes it.
         """
-        if self._producers.get(node.writes) != node:
+        node = self._producers.pop(writes, None)
+        if node is None:
             return False
-        del self._producers[node.writes], self._num_missing[node.writes]
+        del self._num_missing[writes]
         for variable in node.reads:
-            _discard(self._consumers, variable, node.writes)
-            _discard(self._waiting, variable, node.writes)
+            _discard(self._consumers, variable, writes)
+            _discard(self._waiting, variable, writes)
         return True
 
     def check_integrity(self) -> None:

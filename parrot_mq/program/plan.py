@@ -29,12 +29,12 @@ class OutputPlan:
     """One output and what stands before it.
 
     Attributes:
-        name: The output's placeholder.
+        output: Name of the output's placeholder.
         template_parts: The parts of the whole template, shared by all its outputs.
         num_parts: How many of them come before the output.
     """
 
-    name: str
+    output: str
     template_parts: tuple[Part, ...]
     num_parts: int
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-__all__ = ["chain", "prefix_hashes", "segment_digest"]
+__all__ = ["chain_digests", "prefix_hashes", "segment_digest"]
 
 
 def segment_digest(text: str) -> bytes:
@@ -23,13 +23,13 @@ def segment_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def chain(digests: Iterable[bytes], *, after: str = "") -> list[str]:
+def chain_digests(digests: Iterable[bytes], *, after: str = "") -> list[str]:
     """Hash of all content up to and including each segment, hex.
 
     Args:
         digests: SHA-256 of each segment.
-        after: The last hash of the content before them; empty at the beginning of a prompt. `chain(a + b)` is
-            `chain(a)` followed by `chain(b, after=chain(a)[-1])`.
+        after: The last hash of the content before them; empty at the beginning of a prompt. `chain_digests(a + b)`
+            is `chain_digests(a)` followed by `chain_digests(b, after=chain_digests(a)[-1])`.
     """
     previous = bytes.fromhex(after)
     hashes: list[str] = []
@@ -41,4 +41,4 @@ def chain(digests: Iterable[bytes], *, after: str = "") -> list[str]:
 
 def prefix_hashes(segments: Iterable[str | bytes]) -> list[str]:
     """The chain over segments, each a text or the SHA-256 digest of one."""
-    return chain(segment if isinstance(segment, bytes) else segment_digest(segment) for segment in segments)
+    return chain_digests(segment if isinstance(segment, bytes) else segment_digest(segment) for segment in segments)

@@ -91,7 +91,7 @@ def _read(function: Callable[..., object]) -> FunctionSpec:
         template=template,
         separators=separators,
         defaults=defaults,
-        outputs={plan.name: outputs[plan.name] for plan in plans},
+        outputs={plan.output: outputs[plan.output] for plan in plans},
     )
 
 
