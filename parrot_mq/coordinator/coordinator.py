@@ -48,6 +48,8 @@ CONTROL: dict[str, type[Message]] = {"open": SessionOpen, "cancel": SessionCance
 CONTROL_TIMEOUT_S = 30.0
 SESSION_MAILBOX = 8192
 
+_NO_HEADERS: dict[str, str] = {}
+
 log = get_logger(__name__)
 
 
@@ -107,7 +109,7 @@ class CoordinatorActor(Actor):
 
     async def _answer(self, delivery: Delivery) -> None:
         try:
-            reply, headers = encode(await self._control_session(delivery)), {}
+            reply, headers = encode(await self._control_session(delivery)), _NO_HEADERS
         except ParrotError as error:
             reply, headers = encode_error(error)
         if delivery.reply:
@@ -117,7 +119,7 @@ class CoordinatorActor(Actor):
         tenant, name, verb = parse_control(delivery.subject)
         if verb not in CONTROL:
             raise MalformedMessage(message_type="control", path="subject", expected=f"One of {', '.join(CONTROL)}")
-        request = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
+        request: Message = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
         session = await self._session(SessionKey(tenant, name))
         answer: Message = await session.ask(request, timeout_s=CONTROL_TIMEOUT_S)
         return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parrot_mq.actors import Actor, ActorRef, Ref
+from parrot_mq.actors import Actor, ActorRef, RemoteRef
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.placement import PrefixQueue
@@ -33,7 +33,7 @@ class WorkerLedger:
     """What one worker has: its own words, and what was assigned to it."""
 
     status: WorkerStatus
-    ref: Ref
+    ref: RemoteRef
     running: dict[str, Running] = field(default_factory=dict)
     adopted: set[str] = field(default_factory=set)
     """Keys that it runs for an earlier coordinator, and that nobody has enqueued here yet."""
@@ -51,8 +51,8 @@ class WorkerLedger:
 class DispatcherActor(Actor):
     """Hands out the work of one model.
 
-    The ledger is ours: a slot is taken when a generation is assigned, and free when its output is set. A worker's own list
-    of what it runs, in its heartbeat, corrects the ledger.
+    The ledger is ours: a slot is taken when a generation is assigned, and free when its output is set. A worker's own
+    list of what it runs, in its heartbeat, corrects the ledger.
 
     Delivery: a generation may be assigned more than once; its output is written once.
     """
@@ -165,15 +165,14 @@ class DispatcherActor(Actor):
                 ledger.adopted.add(key)
 
     async def _reconcile(self, ledger: WorkerLedger) -> None:
-        """Queue again what the worker should have and says it has not: an assignment or a result was lost on the way."""
+        """Queue again what the worker should have and says it has not: something was lost on the way."""
         now = self.context.clock.monotonic()
         has = set(ledger.status.running)
         lost = [k for k, r in ledger.running.items() if k not in has and now - r.since > self._config.lease_s]
         if lost:
-            reason = GenerationAborted(
-                f"worker {ledger.status.worker!r} does not know of it", worker=ledger.status.worker
-            )
-            await self._take_back(GiveBack(ledger.status.worker, tuple(lost), reason))
+            worker = ledger.status.worker
+            reason = GenerationAborted(f"worker {worker!r} does not know of it", worker=worker)
+            await self._take_back(GiveBack(worker, tuple(lost), reason))
 
     async def _lose(self, worker: str) -> None:
         ledger = self._workers.get(worker)

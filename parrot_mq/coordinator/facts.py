@@ -38,7 +38,7 @@ log = get_logger(__name__)
 
 
 class Facts:
-    """Reads the two streams and settles tasks. What it holds is derived: the tasks taken and not settled, by session."""
+    """Reads the two streams and settles tasks. It holds the tasks that it took and that are not settled."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -52,6 +52,7 @@ class Facts:
         """
         self._on_task = on_task
         self._on_variable = on_variable
+        self._unfinished.clear()
         sequence = await self._bus.last_sequence(STREAM_VARS)
         self._subscriptions.append(
             await self._bus.follow(STREAM_VARS, self._variable_delivered, after_sequence=sequence)
@@ -68,6 +69,7 @@ class Facts:
         """Stop reading. Nothing is lost: what is not settled stays in the stream."""
         for subscription in reversed(self._subscriptions):
             await subscription.aclose()
+        self._subscriptions.clear()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ __all__ = ["PrefixQueue"]
 class PrefixQueue:
     """Ready generations in order of arrival, taken out in groups that share a prefix.
 
-    Every operation costs O(number of segments of a prompt), at any length of the queue. The oldest generation is always in
-    the next batch, so nothing starves.
+    Every operation costs O(number of segments of a prompt), at any length of the queue. The oldest generation is always
+    in the next batch, so nothing starves.
 
     Source: Parrot (OSDI'24) section 5.3, with hashes over content at every placeholder boundary.
     """

@@ -92,8 +92,8 @@ class SessionState:
 class SessionActor(Actor):
     """Turns the facts of one session into ready generations.
 
-    Whatever goes wrong with a task becomes an error on its outputs. Failures spread by the facts themselves: an error that is
-    stored comes back as a fact and fails the tasks that read it.
+    Whatever goes wrong with a task becomes an error on its outputs. Failures spread by the facts themselves: an error
+    that is stored comes back as a fact and fails the tasks that read it.
 
     Delivery: every message may come twice; the second time changes nothing.
     """
@@ -168,9 +168,8 @@ class SessionActor(Actor):
             await self._refuse(arrived.address, arrived.delivery, error)
         except Exception as error:
             self.context.log.exception("task_crashed", task=arrived.address.task)
-            await self._refuse(
-                arrived.address, arrived.delivery, EngineFailure(cause=f"{type(error).__name__}: {error}")
-            )
+            failure = EngineFailure(cause=f"{type(error).__name__}: {error}")
+            await self._refuse(arrived.address, arrived.delivery, failure)
         return None
 
     def _plan(self, address: TaskAddress, delivery: Delivery) -> Task:
@@ -264,7 +263,8 @@ class SessionActor(Actor):
             return
         if isinstance(value, ErrorInfo):
             self._events.emit(task.address, "failed", variable=variable, error=value)
-        state.graph.finish(variable)
+        if (node := state.graph.producer(variable)) is not None:
+            state.graph.finish(node)
         state.homeless.pop(variable, None)
         if (assignment := state.enqueued.pop(variable, None)) is not None:
             await assignment.dispatcher.tell(Done((assignment.key,), producer))
@@ -274,8 +274,10 @@ class SessionActor(Actor):
 
     async def _spread(self, variable: VariableId, cause: ErrorInfo) -> None:
         """Fail everything that waits for a variable that failed, directly or not."""
-        error = InputFailed(variable=variable, cause_code=cause.code, cause=cause.message)
-        await self._fail((node.writes, error) for node in self._state.graph.fail(variable))
+        await self._fail(
+            (node.writes, InputFailed(variable=read, cause_code=cause.code, cause=cause.message))
+            for node, read in self._state.graph.fail(variable)
+        )
 
     async def _fail(self, failures: Iterable[tuple[VariableId, ParrotError]]) -> None:
         unset = [(name, error) for name, error in failures if name not in self._state.values]

@@ -1,10 +1,6 @@
 """The wire: typed messages, subjects and headers, codec, values."""
 
-from parrot_mq.messages.codec import (
-    decode,
-    encode,
-    encode_json,
-)
+from parrot_mq.messages.codec import decode, encode, encode_json, salvage_outputs
 from parrot_mq.messages.subjects import (
     ALL_CONTROL,
     CONTENT_JSON,

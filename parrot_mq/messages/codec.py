@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, get_args, overload
 
 import msgpack
 import msgspec
@@ -38,7 +39,15 @@ def encode_json(message: Message) -> bytes:
     return msgspec.json.encode(message)
 
 
-def decode(payload: bytes, expected: type[M] | Any, headers: Mapping[str, str] | None = None) -> M:
+@overload
+def decode(payload: bytes, expected: type[M], headers: Mapping[str, str] | None = None) -> M: ...
+
+
+@overload
+def decode(payload: bytes, expected: UnionType, headers: Mapping[str, str] | None = None) -> Any: ...
+
+
+def decode(payload: bytes, expected: type[M] | UnionType, headers: Mapping[str, str] | None = None) -> Any:
     """Decode and check a message.
 
     Args:
@@ -72,7 +81,7 @@ def decode(payload: bytes, expected: type[M] | Any, headers: Mapping[str, str] |
 
 
 def salvage_outputs(payload: bytes) -> list[str]:
-    """The output variables that a task seems to name, however malformed the rest is: they have to learn of the failure."""
+    """The output variables that a malformed task seems to name: whoever waits for them has to learn of the failure."""
     try:
         plain = _parse(payload, "task", _is_json(payload, ""))
     except MalformedMessage:
