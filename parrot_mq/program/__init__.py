@@ -4,7 +4,7 @@ from parrot_mq.program.call import Call
 from parrot_mq.program.function import SemanticFunction, semantic_function
 from parrot_mq.program.graph import FailedNode, Graph, Node
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Output, Separator
-from parrot_mq.program.plan import MAX_OUTPUTS, OutputPlan, plan_outputs
+from parrot_mq.program.plan import MAX_PROMPT_PARTS, OutputPlan, plan_outputs
 from parrot_mq.program.prefix import chain_digests, prefix_hashes, segment_digest
 from parrot_mq.program.session_context import Caller, current_session
 from parrot_mq.program.signature import FunctionSpec
@@ -21,7 +21,7 @@ __all__ = [
     "Graph",
     "Input",
     "InputText",
-    "MAX_OUTPUTS",
+    "MAX_PROMPT_PARTS",
     "Node",
     "Output",
     "OutputPlan",

@@ -85,7 +85,8 @@ class Graph:
 
         Args:
             nodes: New nodes, in any order; cheapest with producers before their consumers.
-            known: The variables that are set. A node does not wait for them.
+            known: The variables that are set. A node does not wait for them. It does wait for a variable that has
+                failed, until `fail` is called for it.
 
         Returns:
             Those of the new nodes that are ready now.

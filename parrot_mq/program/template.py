@@ -16,7 +16,16 @@ from typing import Final
 from parrot_mq.errors import TemplateError
 from parrot_mq.program.diagnostics import place_error
 
-__all__ = ["PLACEHOLDER_RULE", "Part", "Placeholder", "Template", "Text", "escape_braces", "parse_template"]
+__all__ = [
+    "PLACEHOLDER_RULE",
+    "Part",
+    "Placeholder",
+    "Template",
+    "Text",
+    "escape_braces",
+    "is_placeholder_name",
+    "parse_template",
+]
 
 PLACEHOLDER_RULE: Final = "use 1 to 64 of the characters A-Z a-z 0-9 _, not beginning with a digit"
 
@@ -65,6 +74,11 @@ class Template:
         return "".join(
             escape_braces(part.text) if isinstance(part, Text) else f"{{{{{part.name}}}}}" for part in self.parts
         )
+
+
+def is_placeholder_name(name: str) -> bool:
+    """True if `{{name}}` is a placeholder."""
+    return _NAME.fullmatch(name) is not None
 
 
 def escape_braces(text: str) -> str:
@@ -128,12 +142,8 @@ def _bad_placeholder(text: str, start: int) -> TemplateError:
     if close < 0 or 0 <= reopen < close:
         return _lone(text, start, "{{")
     name = text[start + 2 : close].strip(" \t")
-    if not name:
-        problem = "a placeholder has no name"
-    elif _NAME.match(name) and len(name) > 64 and name.isidentifier():
-        problem = f"the placeholder name beginning {name[:16]!r} has {len(name)} characters"
-    else:
-        problem = f"the placeholder name {name[:80]!r} is not allowed"
+    shown = repr(name) if len(name) <= 80 else f"of {len(name)} characters"
+    problem = f"the placeholder name {shown} is not allowed" if name else "a placeholder has no name"
     remedy = f"{PLACEHOLDER_RULE}; for literal braces write `{{{{{{{{` and `}}}}}}}}`"
     return place_error(text, start, close + 2, problem=problem, remedy=remedy)
 
