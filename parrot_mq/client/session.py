@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 
 from parrot_mq.bus import Bus, fetch_text, set_variable
@@ -61,8 +62,8 @@ class Submission:
 class Session:
     """Takes calls, waits for values. Open it with `Client.session`.
 
-    Calls return at once: what they submit is sent by a background task in the order of the calls, and runs as soon as it
-    can, whether or not anyone waits for it.
+    Calls return at once: what they submit is sent in the background, and runs as soon as it can, whether or not anyone
+    waits for it.
 
     Attributes:
         name: The session's name; with the tenant it is the address of its variables.
@@ -195,14 +196,14 @@ class Session:
 
     # -- control -----------------------------------------------------------------------------------------------------
 
-    async def cancel(self, variable_id: str | None = None) -> int:
+    async def cancel(self, variable_id: str = "") -> int:
         """Give up the task that writes a variable, or all unfinished tasks; returns how many there were.
 
         Raises:
             NoResponders: No coordinator is running.
         """
         await self.flush()
-        variables = [variable_id] if variable_id is not None else []
+        variables = [variable_id] if variable_id else []
         return (await self._ask("cancel", SessionCancel(variables=variables))).num_cancelled
 
     async def close(self) -> int:
@@ -268,10 +269,8 @@ class Session:
 
     async def _close_quietly(self) -> None:
         """Close on the server if it can be reached; values that stay behind expire by themselves."""
-        try:
+        with suppress(ParrotError):
             await self._ask("close", SessionClose())
-        except ParrotError:
-            pass
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -19,8 +19,8 @@ REREAD_S = 5.0
 class SessionValues:
     """Futures of variables, filled by the bus.
 
-    Core messages can be missed while the connection is down; the stream cannot. So what is waited for is read again after
-    every reconnect, and from time to time.
+    Core messages can be missed while the connection is down; the stream cannot. So what is waited for is read again
+    after every reconnect, and from time to time.
     """
 
     def __init__(self, bus: Bus, tenant: TenantId, session: SessionId) -> None:

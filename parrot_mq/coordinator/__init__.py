@@ -1,12 +1,11 @@
 """The coordinator: facts become ready tasks, ready tasks become prefix-grouped batches."""
 
 from parrot_mq.coordinator.config import CoordinatorConfig
-from parrot_mq.coordinator.coordinator import REGISTRY, open_coordinator
+from parrot_mq.coordinator.coordinator import open_coordinator
 from parrot_mq.coordinator.placement import PrefixQueue
 from parrot_mq.coordinator.ready import PlannedGeneration, ReadyGeneration, plan_task
 
 __all__ = [
-    "REGISTRY",
     "CoordinatorConfig",
     "PlannedGeneration",
     "PrefixQueue",

@@ -39,10 +39,7 @@ from parrot_mq.messages import (
 )
 from parrot_mq.observability import get_logger
 
-__all__ = ["REGISTRY", "open_coordinator"]
-
-REGISTRY = "registry"
-"""Name of the actor, in the coordinator's process, that workers talk to."""
+__all__ = ["open_coordinator"]
 
 CONTROL: dict[str, type[Message]] = {"open": SessionOpen, "cancel": SessionCancel, "close": SessionClose}
 CONTROL_TIMEOUT_S = 30.0
@@ -70,7 +67,7 @@ class CoordinatorActor(Actor):
         """Be ready for workers first, then read the facts, then answer requests."""
         config = self._config
         self.context.run(self._events.run(), name="events")
-        await self.context.spawn(self._make_registry, name=REGISTRY, accepts=WorkerStatus | GenerationsReturned)
+        await self.context.spawn(self._make_registry, name="registry", accepts=WorkerStatus | GenerationsReturned)
         await self._bus.publish(COORDINATOR_STARTED, encode(CoordinatorStarted(node=config.node)))
         self.context.after(config.model_grace_s, SettleModels())
         await self._facts.start(self._on_task, self._on_variable)

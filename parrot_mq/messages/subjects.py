@@ -22,6 +22,7 @@ __all__ = [
     "HEADER_STATUS",
     "SCHEMA_VERSION",
     "STATUS_ERROR",
+    "REGISTRY_ADDRESS",
     "STREAM_BLOBS",
     "STREAM_DEAD",
     "STREAM_TASKS",
@@ -62,6 +63,7 @@ CONTENT_JSON: Final = "application/json"
 CONTENT_TEXT: Final = "text/plain"
 
 ALL_CONTROL: Final = "pmq.*.control.>"
+REGISTRY_ADDRESS: Final = "coordinator/registry"
 COORDINATOR_STARTED: Final = "pmq-sys.coordinator.started"
 
 
