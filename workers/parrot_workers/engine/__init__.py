@@ -11,6 +11,7 @@ from parrot_workers.engine.base import (
     GenerationRequest,
     Started,
 )
+from parrot_workers.engine.factory import create_engine
 from parrot_workers.engine.scripted import ScriptedEngine
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "GenerationRequest",
     "ScriptedEngine",
     "Started",
+    "create_engine",
 ]

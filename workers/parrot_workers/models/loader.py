@@ -1,0 +1,215 @@
+"""Load a Hugging Face checkpoint for serving."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from parrot_mq.errors import CheckpointError, ConfigurationError, EngineFailure
+from parrot_workers.models.checkpoint import check_files
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoadedModel", "import_extra", "load_model"]
+
+# What the engine passes to a model. Without positions, a padded row reads another text than a row alone.
+_FORWARD_ARGUMENTS = ("input_ids", "position_ids", "attention_mask", "past_key_values", "logits_to_keep")
+_ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to run, and its tokenizer.
+
+    Attributes:
+        model: A `transformers` causal language model in eval mode.
+        tokenizer: Its `transformers` tokenizer.
+        name: Name of the checkpoint's folder.
+        eos_token_ids: Tokens that end an output.
+        max_context_tokens: Most tokens of prompt and output together.
+        vocab_size: Token ids are below this.
+        has_sliding_window: True if some layer sees only the last tokens.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    eos_token_ids: frozenset[int]
+    max_context_tokens: int
+    vocab_size: int
+    has_sliding_window: bool
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize a whole prompt exactly as `tokenizer(text)` does. An empty prompt is the token that begins a text.
+
+        Raises:
+            EngineFailure: There is no token to begin with, or one that the model does not know.
+        """
+        token_ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        if not token_ids:
+            if self.tokenizer.bos_token_id is None:
+                raise EngineFailure(cause="the prompt is empty, and the model has no token to begin with")
+            return [self.tokenizer.bos_token_id]
+        if max(token_ids) >= self.vocab_size:
+            raise EngineFailure(cause=f"token {max(token_ids)} is beyond the model's vocabulary of {self.vocab_size}")
+        return token_ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of tokens; special ones have none."""
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def make_cache(self) -> Any:
+        """An empty `DynamicCache` whose layers fit the model."""
+        return import_extra("transformers").DynamicCache(config=self.model.config)
+
+
+def load_model(path: Path, *, device: str = "cpu", dtype: str | torch.dtype | None = None) -> LoadedModel:
+    """Load a checkpoint folder. Never asks the network, never runs code that comes with the checkpoint.
+
+    Args:
+        path: Folder as `save_pretrained` writes it.
+        device: Where to run.
+        dtype: Type of weights and cache, by name or as it is; `auto` or none takes float32 on a CPU, else as stored.
+
+    Raises:
+        CheckpointError: The folder cannot be served; the sentence says why and what to do.
+        ConfigurationError: torch or transformers is not installed, or the device is not there.
+    """
+    config = check_files(path)
+    import_extra("torch")
+    _check_architecture(path, config)
+    try:
+        with _quiet():
+            return _load(path, device, dtype)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        problem = f"transformers could not load it ({type(error).__name__}: {error})"
+        raise CheckpointError(path=str(path), problem=problem, remedy="copy the checkpoint again") from error
+
+
+def import_extra(name: str) -> ModuleType:
+    """Import a module that only workers need.
+
+    Raises:
+        ConfigurationError: It is not installed; the sentence names the extra.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        sentence = f"a worker needs {error.name}: install it with `pip install 'parrot-mq[worker]'`"
+        raise ConfigurationError(sentence, setting="worker") from error
+
+
+def _check_architecture(path: Path, config: dict[str, Any]) -> None:
+    """It is a decoder-only language model that transformers itself has the code of."""
+    known = import_extra("transformers").CONFIG_MAPPING
+    served = import_extra("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    model_type, named = config["model_type"], (config.get("architectures") or [""])[0]
+    if model_type not in known:
+        problem = f"transformers does not know its architecture {model_type!r}"
+        remedy = "install a newer transformers"
+        if "auto_map" in config:
+            problem, remedy = problem + " (trust_remote_code)", "code that comes with a checkpoint is never run"
+        raise CheckpointError(path=str(path), problem=problem, remedy=remedy)
+    names = served.get(model_type, ())
+    if (
+        not names
+        or (named and named not in ([names] if isinstance(names, str) else names))
+        or config.get("is_encoder_decoder")
+    ):
+        problem = f"its architecture {named or model_type!r} is not a decoder-only language model"
+        raise CheckpointError(path=str(path), problem=problem, remedy="give a model of the kind ...ForCausalLM")
+
+
+def _load(path: Path, device: str, dtype: str | torch.dtype | None) -> LoadedModel:
+    transformers = import_extra("transformers")
+    if dtype in (None, "auto"):
+        dtype = "float32" if device == "cpu" else "auto"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        path, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        problem = f"it lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]}"
+        raise CheckpointError(path=str(path), problem=problem, remedy="copy the checkpoint again")
+    _check_model(path, model)
+    return LoadedModel(
+        model=_move(model, device).eval(),
+        tokenizer=tokenizer,
+        name=path.resolve().name,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        max_context_tokens=_max_context_tokens(path, model),
+        vocab_size=model.get_input_embeddings().num_embeddings,
+        has_sliding_window=_has_sliding_window(model),
+    )
+
+
+def _check_model(path: Path, model: Any) -> None:
+    """The model can run in a padded batch over a cache that can be repeated and cut by rows."""
+    known = inspect.signature(model.forward).parameters
+    lacking = [name for name in _FORWARD_ARGUMENTS if name not in known]
+    layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - set(_ATTENTION_LAYERS)
+    if model._is_stateful or layers or lacking:
+        why = f"takes no {', '.join(lacking)}" if lacking else "keeps a state that is no attention cache"
+        problem = f"its architecture {type(model).__name__} {why}"
+        raise CheckpointError(path=str(path), problem=problem, remedy="give a model with attention layers only")
+
+
+def _move(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        sentence = f"the model cannot be moved to device {device!r}: {error}; choose another with `device`"
+        raise ConfigurationError(sentence, setting="device") from error
+
+
+def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """What `generate` stops at; the tokenizer's token where the checkpoint names none."""
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _max_context_tokens(path: Path, model: Any) -> int:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 2:
+        problem = "its config.json does not say how many tokens it takes"
+        raise CheckpointError(path=str(path), problem=problem, remedy="set max_position_embeddings")
+    return limit
+
+
+def _has_sliding_window(model: Any) -> bool:
+    return any(layer.is_sliding for layer in import_extra("transformers").DynamicCache(config=model.config).layers)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the progress bars and warnings of transformers."""
+    logging = import_extra("transformers.utils.logging")
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
