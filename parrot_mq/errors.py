@@ -2,15 +2,16 @@
 
     ParrotError
       ConfigurationError        CheckpointError
+      ProcessFailed
       CodecError                MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
       ProgramError              InvalidName, TemplateError, CallError, GraphCycleError, DuplicateProducer,
                                 VariableAlreadySet, InputFailed, ModelNotServed, TaskCancelled,
                                 DeadlineExceeded, SessionClosed, TransformError
-      ActorError                ActorNotFound, ActorStopped, ActorFailed, AskTimeout, MailboxFull,
+      ActorError                ActorNotFound, ActorNameTaken, ActorStopped, ActorFailed, AskTimeout, MailboxFull,
                                 RestartIntensityExceeded
-      TransportError            ConnectFailed, ConnectionClosed, ServerTooOld, JetStreamUnavailable, StreamMismatch,
-                                PermissionDenied, NoResponders, RequestTimeout, PublishRejected, SubjectTaken,
-                                PayloadTooLarge, BlobMissing, ConsumerTakenOver, ServerStartFailed
+      TransportError            ConnectFailed, ConnectionClosed, ConnectionLost, ServerTooOld, JetStreamUnavailable,
+                                StreamMismatch, PermissionDenied, NoResponders, RequestTimeout, PublishRejected,
+                                SubjectTaken, PayloadTooLarge, BlobMissing, ConsumerTakenOver, ServerStartFailed
       WorkerError               CapacityExhausted, ContextLengthExceeded, GenerationAborted, EngineFailure
 
 An error takes facts, keeps them as attributes and writes its own sentence. `code` names its class on
@@ -26,6 +27,7 @@ from typing import ClassVar
 __all__ = [
     "ActorError",
     "ActorFailed",
+    "ActorNameTaken",
     "ActorNotFound",
     "ActorStopped",
     "AskTimeout",
@@ -37,6 +39,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "ConnectionClosed",
+    "ConnectionLost",
     "ConsumerTakenOver",
     "ContextLengthExceeded",
     "DeadlineExceeded",
@@ -54,6 +57,7 @@ __all__ = [
     "ParrotError",
     "PayloadTooLarge",
     "PermissionDenied",
+    "ProcessFailed",
     "ProgramError",
     "PublishRejected",
     "RequestTimeout",
@@ -327,6 +331,16 @@ class ActorNotFound(ActorError, LookupError):
         super().__init__(f"there is no actor at {address!r}", address=address)
 
 
+class ActorNameTaken(ActorError, ValueError):
+    """Another actor of the system has the name."""
+
+    code = "actor_name_taken"
+    address: str
+
+    def __init__(self, *, address: str) -> None:
+        super().__init__(f"there is an actor at {address!r} already", address=address)
+
+
 class ActorStopped(ActorError):
     """The actor stopped before it handled the message."""
 
@@ -417,6 +431,19 @@ class ConnectionClosed(TransportError, ConnectionError):
 
     def __init__(self, *, reason: str = "it was closed here") -> None:
         super().__init__(f"the NATS connection is closed: {reason}", reason=reason)
+
+
+class ConnectionLost(TransportError, ConnectionError):
+    """The connection broke while an answer was awaited; it is being made again."""
+
+    code = "connection_lost"
+    retryable = True
+
+    def __init__(self, *, subject: str) -> None:
+        super().__init__(
+            f"the connection to NATS was lost while waiting for an answer on {subject!r}; it is being made again",
+            subject=subject,
+        )
 
 
 class ServerTooOld(TransportError):
@@ -544,6 +571,15 @@ class ConsumerTakenOver(TransportError):
         super().__init__(
             f"another process took over consumer {consumer!r} of stream {stream!r}", stream=stream, consumer=consumer
         )
+
+
+class ProcessFailed(ParrotError):
+    """A process of the service cannot run."""
+
+    code = "process_failed"
+
+    def __init__(self, *, name: str, status: int, last_words: str) -> None:
+        super().__init__(f"{name} ended with status {status}; its last words:\n{last_words}", name=name, status=status)
 
 
 class ServerStartFailed(TransportError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from parrot_mq.bus import Bus, BusConfig, open_bus
 from parrot_mq.client.session import Session
 from parrot_mq.program import current_session
+from parrot_mq.tasks import task_group
 from parrot_mq.types import check_name, fresh_id
 
 __all__ = ["Client"]
@@ -46,7 +46,7 @@ class Client:
             ConfigurationError: A setting is malformed.
         """
         if config is None:
-            config = BusConfig.from_env(**({"servers": servers} if servers else {}))
+            config = BusConfig.from_env(servers=servers) if servers else BusConfig.from_env()
         async with open_bus(config) as bus:
             yield cls(bus, tenant=tenant)
 
@@ -72,18 +72,13 @@ class Client:
             timeout_s=timeout_s,
             is_own=not name,
         )
-        failure: Exception | None = None
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
             try:
                 await session.start(group)
                 with _as_current(session):
                     yield session
-            except Exception as error:  # the group would wrap it
-                failure = error
             finally:
                 await session.stop()
-        if failure is not None:
-            raise failure
 
 
 @contextmanager

@@ -1,0 +1,5 @@
+"""The `parrot-mq` command: one module for each subcommand."""
+
+from parrot_mq.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,39 @@
+"""The command and its subcommands."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import typer
+
+from parrot_mq.cli import coordinator, demo, doctor, run, up, variables
+
+__all__ = ["app", "main"]
+
+COMMANDS = "parrot_mq.commands"
+"""Entry points of this group become subcommands; the worker's package adds `worker`."""
+
+app = typer.Typer(
+    name="parrot-mq",
+    help="Serve LLM applications over NATS: semantic variables are subjects, prompts are tasks that wait for them.",
+    epilog="New here? `parrot-mq demo` runs a whole application on this machine. `parrot-mq doctor` says what is missing.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("coordinator")(coordinator.coordinator)
+app.command("set")(variables.set_)
+app.command("get")(variables.get)
+app.command("watch")(variables.watch)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line."""
+    for entry in entry_points(group=COMMANDS):
+        app.command(entry.name)(entry.load())
+    app()

@@ -1,0 +1,141 @@
+"""A whole service on this machine: nats-server, coordinator, workers, as one process tree."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from parrot_mq.actors import ActorSystem
+from parrot_mq.bus import BusConfig, NatsServer, open_bus
+from parrot_mq.cli.children import Child
+from parrot_mq.errors import ActorError, DeadlineExceeded, ParrotError
+from parrot_mq.messages import REGISTRY_ADDRESS, ServiceQuery, ServiceReport
+from parrot_mq.tasks import task_group
+from parrot_mq.types import fresh_id
+
+__all__ = ["Stack", "StackOptions", "ask_registry", "open_stack"]
+
+POLL_S = 0.05
+
+Progress = Callable[[str], None]
+"""Told what is being waited for, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """What to start.
+
+    Attributes:
+        model: Folder of a checkpoint, or `tiny` for the model that comes with this package.
+        num_workers: Worker processes; each loads the model.
+        num_slots: Generations that one worker runs at a time.
+        port: Of the nats-server; 0 takes a free one.
+        store_dir: Where facts are kept across restarts; None keeps them for as long as the stack runs.
+        log_level: Of coordinator and workers.
+        ready_timeout_s: How long loading the model may take.
+    """
+
+    model: str = "tiny"
+    num_workers: int = 1
+    num_slots: int = 16
+    port: int = 0
+    store_dir: Path | None = None
+    log_level: str = "info"
+    ready_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running service.
+
+    Attributes:
+        url: Address of its nats-server.
+        server: The nats-server.
+        coordinator: The coordinator's process.
+        workers: The workers' processes.
+        log_dir: Where they write their logs.
+    """
+
+    url: str
+    server: NatsServer
+    coordinator: Child
+    workers: tuple[Child, ...]
+    log_dir: Path
+
+
+@asynccontextmanager
+async def open_stack(options: StackOptions, progress: Progress = lambda _: None) -> AsyncIterator[Stack]:
+    """Start everything, and stop it at the end of the block; the block begins when the model is loaded.
+
+    Raises:
+        ServerStartFailed: nats-server is missing, or its port is taken.
+        ProcessFailed: The coordinator or a worker cannot run; says its last words.
+        DeadlineExceeded: The model was not loaded in time.
+    """
+    with tempfile.TemporaryDirectory(prefix="parrot-mq-") as temporary:
+        log_dir = (options.store_dir or Path(temporary)) / "logs"
+        log_dir.mkdir(parents=True, exist_ok=True)
+        progress("starting nats-server")
+        server = NatsServer(port=options.port, store_dir=options.store_dir, log_file=log_dir / "nats-server.log")
+        async with server:
+            stack = _make_stack(options, server, log_dir)
+            async with _keep_running(stack):
+                await _wait_ready(stack.url, options, progress)
+                yield stack
+
+
+@asynccontextmanager
+async def _keep_running(stack: Stack) -> AsyncIterator[None]:
+    """Run the children during the block."""
+    async with task_group() as group:
+        children = [group.create_task(c.run(), name=f"child:{c.name}") for c in (stack.coordinator, *stack.workers)]
+        try:
+            yield
+        finally:
+            for child in reversed(children):
+                child.cancel()
+
+
+def _make_stack(options: StackOptions, server: NatsServer, log_dir: Path) -> Stack:
+    common = ["--servers", server.url, "--log-level", options.log_level]
+    worker = ["worker", *common, "--model", options.model, "--slots", str(options.num_slots)]
+    return Stack(
+        url=server.url,
+        server=server,
+        coordinator=Child("coordinator", ["coordinator", *common], log_file=log_dir / "coordinator.log"),
+        workers=tuple(
+            Child(f"worker-{index}", [*worker, "--name", f"worker-{index}"], log_file=log_dir / f"worker-{index}.log")
+            for index in range(options.num_workers)
+        ),
+        log_dir=log_dir,
+    )
+
+
+async def _wait_ready(url: str, options: StackOptions, progress: Progress) -> None:
+    progress("starting the coordinator")
+    try:
+        async with asyncio.timeout(options.ready_timeout_s), open_bus(BusConfig.from_env(servers=(url,))) as bus:
+            async with ActorSystem(fresh_id("up"), bus=bus) as system:
+                num_ready = 0
+                while num_ready < options.num_workers:
+                    report = await ask_registry(system)
+                    if report is not None:
+                        num_ready = sum(worker.state == "ready" for worker in report.workers)
+                        progress(f"loading the model ({num_ready} of {options.num_workers} workers ready)")
+                    await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        raise DeadlineExceeded(what="starting the workers", timeout_s=options.ready_timeout_s) from error
+
+
+async def ask_registry(system: ActorSystem, timeout_s: float = 2.0) -> ServiceReport | None:
+    """Ask the coordinator who is there; None if no coordinator answers."""
+    registry = system.remote(REGISTRY_ADDRESS, answers=ServiceReport)
+    try:
+        report: ServiceReport = await registry.ask(ServiceQuery(), timeout_s=timeout_s)
+    except ActorError:
+        return None
+    return report
