@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ def bind(spec: FunctionSpec, args: tuple[object, ...], kwargs: Mapping[str, obje
     try:
         given = spec.signature.bind_partial(*args, **kwargs).arguments
     except TypeError as error:
-        raise CallError(f"`{spec}`: {error}; its inputs are {', '.join(spec.separators) or 'none'}") from None
+        raise CallError(f"`{spec}`: {error}; {_suggest(spec, kwargs)}", function=spec.name) from None
     for name in given:
         if name in spec.outputs:
             problem = f"`{name}` is an output: the model writes it, so it takes no argument"
@@ -83,6 +84,13 @@ def bind(spec: FunctionSpec, args: tuple[object, ...], kwargs: Mapping[str, obje
     if missing:
         raise _argument_error(spec, missing[0], f"missing argument: {', '.join(f'`{name}`' for name in missing)}")
     return {name: _value(spec, name, given) for name in spec.separators}
+
+
+def _suggest(spec: FunctionSpec, kwargs: Mapping[str, object]) -> str:
+    unknown = [name for name in kwargs if name not in spec.signature.parameters]
+    close = difflib.get_close_matches(unknown[0], spec.separators, n=1) if unknown else []
+    meant = f"did you mean `{close[0]}`? " if close else ""
+    return f"{meant}its inputs: {', '.join(spec.separators) or 'none'}"
 
 
 def _value(spec: FunctionSpec, name: str, given: Mapping[str, object]) -> InputText:

@@ -39,6 +39,8 @@ class SemanticFunction(Generic[P]):
         session: The session that takes the calls; None means the one that is open where it is called.
     """
 
+    __name__: str
+
     def __init__(
         self,
         function: Callable[P, None],

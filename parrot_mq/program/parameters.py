@@ -77,7 +77,7 @@ class Output:
         """
         values = {
             "max_tokens": max_tokens,
-            "stop": (stop,) if isinstance(stop, str) else stop,
+            "stop": stop,
             "temperature": temperature,
             "top_p": top_p,
             "top_k": top_k,
@@ -105,7 +105,8 @@ class Output:
 def _check(name: str, value: object) -> object:
     """The value in the field's type, within the bounds of `Sampling`; integers also fit the 64 bits of the wire."""
     try:
-        checked: object = msgspec.convert(value, type=_TYPES[name])
+        is_one_stop = name == "stop" and isinstance(value, str)
+        checked: object = msgspec.convert((value,) if is_one_stop else value, type=_TYPES[name])
         for text in checked if isinstance(checked, tuple) else ():
             text.encode()
     except (msgspec.ValidationError, UnicodeEncodeError):

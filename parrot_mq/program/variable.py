@@ -33,7 +33,7 @@ class VariableStore(Protocol):
     async def set(self, variable_id: str, text: str) -> None:
         """Give the variable its value."""
 
-    async def cancel(self, variable_id: str) -> None:
+    async def cancel(self, variable_id: str) -> object:
         """Give up the generation of the variable."""
 
 

@@ -1,0 +1,48 @@
+"""A session that keeps what it is given; for tests of programs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from parrot_mq.program import Call, SemanticVariable, current_session
+
+
+class RecordingSession:
+    """Takes calls and holds texts in memory. A `Caller` and a `VariableStore`."""
+
+    def __init__(self, name: str = "demo", tenant: str = "default") -> None:
+        self.name = name
+        self.tenant = tenant
+        self.calls: list[Call] = []
+        self.texts: dict[str, str] = {}
+        self.cancelled: list[str] = []
+        self.timeouts_s: list[float | None] = []
+
+    def submit(self, call: Call) -> tuple[SemanticVariable, ...]:
+        self.calls.append(call)
+        return tuple(SemanticVariable(self, call.names.get(output, output)) for output in call.spec.outputs)
+
+    async def get(self, variable_id: str, timeout_s: float | None = None) -> str:
+        self.timeouts_s.append(timeout_s)
+        return self.texts[variable_id]
+
+    async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[str]:
+        self.timeouts_s.append(timeout_s)
+        for word in self.texts[variable_id].split():
+            yield word
+
+    async def set(self, variable_id: str, text: str) -> None:
+        self.texts[variable_id] = text
+
+    async def cancel(self, variable_id: str) -> None:
+        self.cancelled.append(variable_id)
+
+    @contextmanager
+    def open(self) -> Iterator[RecordingSession]:
+        """Be the current session."""
+        token = current_session.set(self)
+        try:
+            yield self
+        finally:
+            current_session.reset(token)
