@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -26,11 +26,14 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._by_folded[name.casefold()][1]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self._by_folded.values())
 
     def __len__(self) -> int:
         return len(self._by_folded)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._by_folded.items()))
 
     def __repr__(self) -> str:
         return f"Headers({dict(self)!r})"
@@ -76,7 +79,7 @@ class Stored:
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
-"""Called with one delivery after another; the next one waits until it returns. It must not raise."""
+"""Called with one delivery after another; the next one waits until it returns. What it raises is logged and dropped."""
 
 
 class Subscription(ABC):
@@ -84,7 +87,7 @@ class Subscription(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop delivering. May be called twice."""
+        """Stop delivering: a handler that runs is cancelled (unless it is the caller). May be called twice."""
 
     @abstractmethod
     async def wait_closed(self) -> None:
@@ -109,9 +112,12 @@ class Bus(ABC):
     ) -> None:
         """Send to whoever listens now.
 
+        While the server is away some megabytes are kept and sent after the reconnection; then it waits.
+
         Raises:
             PayloadTooLarge: Larger than `max_payload`.
             ConnectionClosed: The bus was closed.
+            InvalidName: The subject or a header cannot be sent.
         """
 
     @abstractmethod
@@ -124,7 +130,8 @@ class Bus(ABC):
             NoResponders: Nobody listens on the subject (known at once).
             RequestTimeout: Nobody answered in `timeout_s` seconds.
             PermissionDenied: The server refused the subject (known at once).
-            PayloadTooLarge, ConnectionClosed: As for `publish`.
+            ConnectionLost: The server went away before an answer came; it may have been delivered.
+            PayloadTooLarge, ConnectionClosed, InvalidName: As for `publish`.
         """
 
     @abstractmethod

@@ -1,0 +1,51 @@
+"""The bus: core messages, facts that are written once, blobs; over NATS, or in memory for simulation and tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
+from parrot_mq.bus.config import BusConfig
+from parrot_mq.bus.memory import MemoryBus, MemoryServer
+from parrot_mq.bus.nats import NatsBus
+from parrot_mq.bus.server import NatsServer
+from parrot_mq.bus.values import fail_variable, fetch_text, get_values, set_variable
+
+__all__ = [
+    "NO_HEADERS",
+    "Bus",
+    "BusConfig",
+    "Delivery",
+    "Handler",
+    "Headers",
+    "MemoryBus",
+    "MemoryServer",
+    "NatsBus",
+    "NatsServer",
+    "Stored",
+    "Subscription",
+    "connect",
+    "fail_variable",
+    "fetch_text",
+    "get_values",
+    "open_bus",
+    "set_variable",
+]
+
+
+async def connect(config: BusConfig | None = None) -> NatsBus:
+    """Connect to NATS; the caller closes the bus. Without `config` the environment decides (`PARROT_MQ_…`).
+
+    Raises:
+        ConnectFailed: No server took us within `connect_timeout_s`; the sentence names servers and reason.
+        ConfigurationError: A setting cannot be used.
+    """
+    return await NatsBus.open(config or BusConfig.from_env())
+
+
+@asynccontextmanager
+async def open_bus(config: BusConfig | None = None) -> AsyncIterator[NatsBus]:
+    """Connect, and close at the end of the block; raises as `connect`."""
+    async with await connect(config) as bus:
+        yield bus

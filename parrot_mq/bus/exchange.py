@@ -1,0 +1,181 @@
+"""Requests and their answers: one inbox subscription for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import NamedTuple
+
+from parrot_mq.bus.connection import Connection, Interest
+from parrot_mq.bus.frames import Status, parse_status, publish_frame
+from parrot_mq.errors import (
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionLost,
+    NoResponders,
+    ParrotError,
+    PermissionDenied,
+    RequestTimeout,
+)
+
+__all__ = ["Exchanges", "Reply"]
+
+_NO_RESPONDERS = 503
+
+
+class Reply(NamedTuple):
+    """One answer as it came."""
+
+    subject: bytes
+    reply: bytes
+    payload: bytes
+    block: bytes | None
+
+
+class _Exchange:
+    """A request that waits: for one answer, or for several until the server says that they end."""
+
+    __slots__ = ("future", "parts", "subject")
+
+    def __init__(self, subject: str, future: asyncio.Future[list[Reply]], parts: list[Reply] | None) -> None:
+        self.subject = subject
+        self.future = future
+        self.parts = parts
+
+    def feed(self, reply: Reply) -> bool:
+        """Take one answer; returns whether it was the last."""
+        if self.parts is None:
+            self._finish([reply])
+            return True
+        self.parts.append(reply)
+        if parse_status(reply.block) is None and reply.block is not None:
+            return False
+        self._finish(self.parts)
+        return True
+
+    def _finish(self, parts: list[Reply]) -> None:
+        if not self.future.done():
+            self.future.set_result(parts)
+
+    def fail(self, error: ParrotError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def forget(self) -> None:
+        """Nobody waits any more; an error that came in the same moment as a cancellation is not reported."""
+        if self.future.done() and not self.future.cancelled():
+            self.future.exception()
+
+
+class Exchanges:
+    """Sends requests and gives each its answers; whatever ends the wait ends it at once.
+
+    A wait ends with: the answer, nobody listens, a refused subject, a lost connection, `aclose`, the timeout.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._prefix = f"{connection.config.inbox_prefix}.{secrets.token_hex(8)}."
+        self._prefix_size = len(self._prefix)
+        self._waiting: dict[bytes, _Exchange] = {}
+        self._num_sent = 0
+        connection.on_lost.append(self._on_lost)
+        connection.on_publish_denied = self._on_publish_denied
+
+    async def open(self) -> None:
+        """Subscribe to the inbox.
+
+        Raises:
+            ConnectFailed: The user may not subscribe to it.
+        """
+        try:
+            await self._connection.add_interest(Interest(self._prefix + "*", "", self._on_reply, lambda error: None))
+        except PermissionDenied as error:
+            prefix = self._connection.config.inbox_prefix
+            reason = (
+                f"the user may not subscribe to {prefix}.>, where answers come; set inbox_prefix to one that it may"
+            )
+            raise ConnectFailed(servers=self._connection.config.servers, reason=reason) from error
+
+    def new_inbox(self) -> str:
+        """A subject of our own that nobody else will choose, outside that of the answers."""
+        return f"{self._connection.config.inbox_prefix}.{secrets.token_hex(11)}"
+
+    async def request(self, subject: str, payload: bytes, block: bytes = b"", *, timeout_s: float) -> Reply:
+        """Send and wait for the first answer.
+
+        Raises:
+            NoResponders, PermissionDenied, ConnectionLost, ConnectionClosed, RequestTimeout: As `Bus.request`.
+        """
+        (reply,) = await self._exchange(subject, payload, block, timeout_s, parts=None)
+        if (status := parse_status(reply.block)) is not None and status.code == _NO_RESPONDERS:
+            raise NoResponders(subject=subject)
+        return reply
+
+    async def request_many(
+        self, subject: str, payload: bytes, *, timeout_s: float
+    ) -> tuple[list[Reply], Status | None]:
+        """Send and wait for answers until the server sends a status; returns the answers and the status.
+
+        Raises:
+            NoResponders, PermissionDenied, ConnectionLost, ConnectionClosed, RequestTimeout: As `Bus.request`.
+        """
+        replies = await self._exchange(subject, payload, b"", timeout_s, parts=[])
+        status = parse_status(replies[-1].block)
+        if status is not None and status.code == _NO_RESPONDERS:
+            raise NoResponders(subject=subject)
+        return (replies if status is None else replies[:-1]), status
+
+    async def _exchange(
+        self, subject: str, payload: bytes, block: bytes, timeout_s: float, *, parts: list[Reply] | None
+    ) -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if not self._connection.is_connected:
+            await self._wait_connected(subject, timeout_s)
+        self._num_sent += 1
+        token = b"%x" % self._num_sent
+        exchange = _Exchange(subject, loop.create_future(), parts)
+        self._waiting[token] = exchange
+        timer = loop.call_at(deadline, _time_out, exchange, timeout_s)
+        try:
+            self._connection.send(publish_frame(subject, self._prefix + token.decode(), block, payload))
+            await self._connection.wait_writable()
+            return await exchange.future
+        finally:
+            timer.cancel()
+            self._waiting.pop(token, None)
+            exchange.forget()
+
+    async def _wait_connected(self, subject: str, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connection.wait_connected()
+        except TimeoutError:
+            raise RequestTimeout(subject=subject, timeout_s=timeout_s) from None
+
+    def close(self) -> None:
+        """Fail what waits with `ConnectionClosed`."""
+        for exchange in list(self._waiting.values()):
+            exchange.fail(ConnectionClosed())
+
+    # -- called in the read loop -------------------------------------------------------------------------------------
+
+    def _on_reply(self, subject: bytes, reply: bytes, payload: bytes, block: bytes | None) -> None:
+        token = subject[self._prefix_size :]
+        exchange = self._waiting.get(token)
+        if exchange is not None and exchange.feed(Reply(subject, reply, payload, block)):
+            del self._waiting[token]
+
+    def _on_lost(self) -> None:
+        for exchange in list(self._waiting.values()):
+            exchange.fail(ConnectionLost(subject=exchange.subject))
+
+    def _on_publish_denied(self, subject: str) -> None:
+        for exchange in list(self._waiting.values()):
+            if exchange.subject.lower() == subject:
+                exchange.fail(PermissionDenied(operation="publish on", subject=exchange.subject))
+
+
+def _time_out(exchange: _Exchange, timeout_s: float) -> None:
+    exchange.fail(RequestTimeout(subject=exchange.subject, timeout_s=timeout_s))

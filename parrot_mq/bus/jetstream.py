@@ -1,0 +1,206 @@
+"""The JetStream API: JSON requests, typed answers, retried while the server is away or electing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from parrot_mq.bus.exchange import Exchanges
+from parrot_mq.errors import (
+    ConnectionLost,
+    JetStreamUnavailable,
+    NoResponders,
+    ParrotError,
+    PublishRejected,
+    RequestTimeout,
+)
+
+__all__ = [
+    "CONSUMER_EXISTS",
+    "CONSUMER_NOT_FOUND",
+    "STREAM_EXISTS",
+    "STREAM_NOT_FOUND",
+    "STREAM_OVERLAP",
+    "SUBJECT_WRITTEN",
+    "TEMPORARY",
+    "WORK_QUEUE_HELD",
+    "ApiError",
+    "Backoff",
+    "JetStream",
+    "retrying",
+]
+
+_T = TypeVar("_T")
+
+CONSUMER_NOT_FOUND = 10014
+STREAM_EXISTS = 10058
+STREAM_NOT_FOUND = 10059
+STREAM_OVERLAP = 10065
+SUBJECT_WRITTEN = 10077
+WORK_QUEUE_HELD = 10100
+CONSUMER_EXISTS = 10148
+TEMPORARY = frozenset({10008, 10009, 10023, 10041, 10074})
+"""No leader now, peers offline, insufficient resources, server not ready: try again."""
+_DISABLED = frozenset({10039, 10076})
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """What the server says is wrong."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    error: ApiError | None = None
+
+
+class AccountInfo(msgspec.Struct, frozen=True):
+    """That JetStream is on."""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds."""
+
+    last_seq: int = 0
+    messages: int = 0
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream as it is."""
+
+    state: StreamState = StreamState()
+    config: dict[str, Any] = {}
+
+
+class ConsumerInfo(msgspec.Struct, frozen=True):
+    """A consumer as it is."""
+
+    name: str = ""
+
+
+class ConsumerNames(msgspec.Struct, frozen=True):
+    """The consumers of a stream."""
+
+    consumers: list[str] | None = None
+
+
+class Purged(msgspec.Struct, frozen=True):
+    """What a purge removed."""
+
+    purged: int = 0
+
+
+class Backoff:
+    """Pauses between attempts, 50 ms to 500 ms, until a deadline. Source: notes on elections, which take 4 to 8 s."""
+
+    def __init__(self, total_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + total_s
+        self._pause_s = 0.05
+
+    @property
+    def remaining_s(self) -> float:
+        """Time that is left."""
+        return max(0.0, self._deadline - self._loop.time())
+
+    async def pause(self) -> bool:
+        """Wait a little longer than last time; False if no time is left."""
+        if self.remaining_s <= self._pause_s:
+            return False
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(0.5, self._pause_s * 2)
+        return True
+
+
+async def retrying(total_s: float, attempt: Callable[[float], Awaitable[_T]]) -> _T:
+    """Call `attempt(timeout_s)` until it succeeds; a third of the time is the most that one attempt may take.
+
+    Raises:
+        NoResponders, ConnectionLost, RequestTimeout: The last attempt's error, when the time is over.
+    """
+    backoff = Backoff(total_s)
+    while True:
+        try:
+            return await attempt(min(max(total_s / 3, 1.0), backoff.remaining_s))
+        except (NoResponders, ConnectionLost, RequestTimeout, _TryAgain) as error:
+            if not await backoff.pause():
+                raise error.cause if isinstance(error, _TryAgain) else error from None
+
+
+class _TryAgain(Exception):
+    def __init__(self, cause: ParrotError) -> None:
+        self.cause = cause
+
+
+class JetStream:
+    """Requests to `$JS.API`."""
+
+    def __init__(self, exchanges: Exchanges, *, total_s: float) -> None:
+        self.exchanges = exchanges
+        self.total_s = total_s
+
+    async def call(self, operation: str, answer: type[_T], body: object = None) -> _T:
+        """Send one request, again while the server is away or has no leader, and decode its answer.
+
+        Raises:
+            PublishRejected: The server refused; `err_code` says why.
+            JetStreamUnavailable: JetStream is off or not allowed.
+            PermissionDenied: The user may not ask this.
+            RequestTimeout, NoResponders, ConnectionLost: No answer in all that time.
+        """
+        subject = f"$JS.API.{operation}"
+        payload = b"" if body is None else msgspec.json.encode(body)
+
+        async def attempt(timeout_s: float) -> bytes:
+            data = (await self.exchanges.request(subject, payload, timeout_s=timeout_s)).payload
+            error = msgspec.json.decode(data, type=_Envelope).error
+            if error is None:
+                return data
+            rejected = PublishRejected(subject=subject, err_code=error.err_code, description=error.description)
+            if error.err_code in TEMPORARY:
+                raise _TryAgain(rejected)
+            if error.err_code in _DISABLED:
+                raise JetStreamUnavailable(reason=error.description)
+            raise rejected
+
+        return msgspec.json.decode(await retrying(self.total_s, attempt), type=answer)
+
+    async def check_available(self) -> None:
+        """Raise `JetStreamUnavailable` if JetStream is off, without waiting for it."""
+        try:
+            reply = await self.exchanges.request("$JS.API.INFO", b"", timeout_s=self.total_s)
+        except NoResponders:
+            raise JetStreamUnavailable(reason="the server does not answer on $JS.API.INFO") from None
+        error = msgspec.json.decode(reply.payload, type=_Envelope).error
+        if error is not None and error.err_code in _DISABLED:
+            raise JetStreamUnavailable(reason=error.description)
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        """Settings and state of a stream."""
+        return await self.call(f"STREAM.INFO.{stream}", StreamInfo)
+
+    async def purge(self, stream: str, subject: str) -> int:
+        """Remove what matches `subject`; returns how many messages went."""
+        return (await self.call(f"STREAM.PURGE.{stream}", Purged, {"filter": subject})).purged
+
+    async def create_consumer(self, stream: str, config: dict[str, Any]) -> ConsumerInfo:
+        """Create a consumer that does not exist yet."""
+        body = {"stream_name": stream, "config": config, "action": "create"}
+        return await self.call(f"CONSUMER.CREATE.{stream}.{config['name']}", ConsumerInfo, body)
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        """Delete a consumer; one that is gone already is fine."""
+        try:
+            await self.call(f"CONSUMER.DELETE.{stream}.{name}", _Envelope)
+        except PublishRejected as error:
+            if error.err_code != CONSUMER_NOT_FOUND:
+                raise
+
+    async def consumer_names(self, stream: str) -> list[str]:
+        """The first consumers of a stream; ours has one or two."""
+        return (await self.call(f"CONSUMER.NAMES.{stream}", ConsumerNames)).consumers or []

@@ -1,0 +1,86 @@
+"""A core subscription: what is published while it is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from parrot_mq.bus.base import Handler, Subscription
+from parrot_mq.bus.connection import Connection, Interest
+from parrot_mq.bus.frames import core_delivery
+from parrot_mq.bus.pump import Pump
+from parrot_mq.bus.tasks import TaskOwner
+from parrot_mq.errors import ParrotError, PermissionDenied
+
+__all__ = ["CoreSubscription", "settle"]
+
+_log = structlog.get_logger(__name__)
+MAX_PENDING = 65_536
+"""Messages that wait for a slow handler; further ones are dropped, which core messages may be."""
+
+
+class CoreSubscription(Subscription):
+    """Delivers to a handler until closed; kept across reconnections.
+
+    Delivery: at most once.
+    """
+
+    def __init__(self, connection: Connection, tasks: TaskOwner, subject: str, queue: str, handler: Handler) -> None:
+        self._connection = connection
+        self._tasks = tasks
+        self._subject = subject
+        self._pump = Pump(handler, tasks, name=f"subscribe:{subject}")
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._interest = Interest(subject, queue, self._on_message, self._on_denied)
+        self._num_dropped = 0
+
+    async def start(self) -> None:
+        """Subscribe; returns when the server knows."""
+        try:
+            await self._connection.add_interest(self._interest)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return self._ended.done()
+
+    async def aclose(self) -> None:
+        await self._finish(None)
+
+    async def close_with(self, error: ParrotError) -> None:
+        """End with an error for who waits."""
+        await self._finish(error)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._ended)
+
+    async def _finish(self, error: ParrotError | None) -> None:
+        self._connection.remove_interest(self._interest)
+        settle(self._ended, error)
+        await self._pump.aclose()
+
+    def _on_message(self, subject: bytes, reply: bytes, payload: bytes, block: bytes | None) -> None:
+        if len(self._pump) >= MAX_PENDING:
+            self._num_dropped += 1
+            if self._num_dropped & (self._num_dropped - 1) == 0:  # 1, 2, 4, 8, …
+                _log.warning("messages_dropped", subject=self._subject, num_dropped=self._num_dropped)
+            return
+        self._pump.put(core_delivery(subject, reply, payload, block))
+
+    def _on_denied(self, error: PermissionDenied) -> None:
+        self._tasks.start(self._finish(error), name=f"subscribe:{self._subject}:end")
+
+
+def settle(future: asyncio.Future[None], error: ParrotError | None) -> None:
+    """Say once how a subscription ended."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever waits gets it; if nobody does, that is no warning

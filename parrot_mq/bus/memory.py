@@ -1,0 +1,213 @@
+"""The bus in memory: the twin of `NatsBus` for simulation and for users' tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
+from parrot_mq.bus.blobs import get_blob, put_blob
+from parrot_mq.bus.frames import message_block
+from parrot_mq.bus.jetstream import STREAM_NOT_FOUND, Backoff
+from parrot_mq.bus.matching import check_filter, check_subject
+from parrot_mq.bus.memory_server import FaultPolicy, Listener, MemoryServer
+from parrot_mq.bus.memory_stream import MemoryStream
+from parrot_mq.bus.memory_subscriptions import CoreListening, Following, MemorySubscription, Taking
+from parrot_mq.bus.publisher import is_same_fact
+from parrot_mq.bus.tasks import TaskOwner
+from parrot_mq.errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    NoResponders,
+    ParrotError,
+    PublishRejected,
+    RequestTimeout,
+    SubjectTaken,
+)
+
+__all__ = ["FaultPolicy", "MemoryBus", "MemoryServer"]
+
+
+class MemoryBus(Bus):
+    """One connection to a `MemoryServer`.
+
+    Every operation that asks a real server something lets other tasks run first, and no delivery runs in the stack of
+    the publisher. Time is the event loop's, so virtual time works.
+    """
+
+    def __init__(self, server: MemoryServer, *, publish_timeout_s: float = 15.0) -> None:
+        super().__init__()
+        self.server = server
+        self._publish_timeout_s = publish_timeout_s
+        self._tasks = TaskOwner()
+        self._subscriptions: set[MemorySubscription] = set()
+        self._waiting: dict[asyncio.Future[Delivery], str] = {}
+        self._is_closed = False
+        server.connections.append(self._on_server)
+
+    @property
+    def max_payload(self) -> int:  # type: ignore[override]
+        return self.server.max_payload
+
+    # -- core --------------------------------------------------------------------------------------------------------
+
+    async def publish(
+        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        message = self._message(subject, payload, headers, reply)
+        if reply:
+            check_subject(reply)
+        self.server.publish(message)
+
+    async def request(
+        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+    ) -> Delivery:
+        inbox = self.server.fresh_name("_INBOX.memory")
+        message = self._message(subject, payload, headers, inbox)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Delivery] = loop.create_future()
+        listener = Listener(inbox, "", lambda delivery: None if answer.done() else answer.set_result(delivery))
+        self.server.listen(listener)
+        self._waiting[answer] = subject
+        timer = loop.call_later(timeout_s, _fail, answer, RequestTimeout(subject=subject, timeout_s=timeout_s))
+        try:
+            await asyncio.sleep(0)
+            if not self.server.is_up:
+                _fail(answer, ConnectionLost(subject=subject))
+            elif not self.server.publish(message):
+                _fail(answer, NoResponders(subject=subject))
+            return await answer
+        finally:
+            timer.cancel()
+            self.server.unlisten(listener)
+            del self._waiting[answer]
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        check_filter(subject)
+        if queue:
+            check_subject(queue)
+        await self._turn()
+        return self._keep(CoreListening(self.server, self._tasks, handler, subject, queue))
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    async def ensure_streams(self) -> None:
+        await self._turn()
+        self.server.ensure_streams()
+
+    async def publish_once(self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None) -> Stored:
+        message = self._message(subject, payload, headers, "")
+        stream = await self._stream_of(subject)
+        stored = self.server.store(stream, message)
+        if stored is not None:
+            return Stored(stored.sequence, True)
+        standing = stream.last(subject)
+        assert standing is not None
+        if not is_same_fact(standing, payload, headers or {}):
+            raise SubjectTaken(subject=subject)
+        return Stored(standing.sequence, False)
+
+    async def get(self, stream: str, subjects: Sequence[str]) -> dict[str, Delivery]:
+        wanted = [check_subject(subject) for subject in subjects]
+        kept = await self._stream(stream)
+        return {subject: found for subject in wanted if (found := kept.last(subject)) is not None}
+
+    async def last_sequence(self, stream: str) -> int:
+        return (await self._stream(stream)).last_sequence
+
+    async def is_empty(self, stream: str, subject: str) -> bool:
+        check_filter(subject)
+        return not (await self._stream(stream)).holds(subject)
+
+    async def follow(self, stream: str, handler: Handler, *, after_sequence: int) -> Subscription:
+        kept = await self._stream(stream)
+        return self._keep(Following(kept, self._tasks, handler, after_sequence))
+
+    async def take(self, stream: str, handler: Handler, *, consumer: str) -> Subscription:
+        kept = await self._stream(stream)
+        return self._keep(Taking(kept, self._tasks, handler, consumer, self.server.fresh_name(consumer)))
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        self._check_open()
+        tokens = delivery.reply.split(".")
+        stream = self.server.streams.get(tokens[2]) if len(tokens) > 3 else None
+        if stream is not None and stream.holder == tokens[3]:
+            asyncio.get_running_loop().call_soon(stream.remove, delivery.sequence)
+
+    async def purge(self, stream: str, subject: str) -> int:
+        check_filter(subject)
+        return (await self._stream(stream)).purge(subject)
+
+    # -- blobs -------------------------------------------------------------------------------------------------------
+
+    async def put_blob(self, tenant: str, data: bytes) -> str:
+        return await put_blob(self, tenant, data)
+
+    async def get_blob(self, tenant: str, digest: str) -> bytes:
+        return await get_blob(self, tenant, digest)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self.server.connections.remove(self._on_server)
+            for answer in list(self._waiting):
+                _fail(answer, ConnectionClosed())
+        for subscription in list(self._subscriptions):
+            await subscription.close_with(ConnectionClosed())
+        await self._tasks.aclose()
+
+    def _on_server(self, is_up: bool) -> None:
+        """The server went away or came back."""
+        if is_up:
+            for listener in list(self._reconnect_listeners):
+                asyncio.get_running_loop().call_soon(listener)
+            return
+        for answer, subject in list(self._waiting.items()):
+            _fail(answer, ConnectionLost(subject=subject))
+
+    def _keep(self, subscription: MemorySubscription) -> MemorySubscription:
+        self._subscriptions = {s for s in self._subscriptions if not s.has_ended} | {subscription}
+        return subscription
+
+    def _message(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, reply: str) -> Delivery:
+        message_block(subject, payload, headers, limit_bytes=self.max_payload)
+        self._check_open()
+        kept = Headers({name: value.strip() for name, value in headers.items()}) if headers else NO_HEADERS
+        return Delivery(subject, payload, kept, reply)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ConnectionClosed
+
+    async def _turn(self) -> None:
+        """One round trip: others run, and a server that is away is waited for."""
+        self._check_open()
+        await asyncio.sleep(0)
+        backoff = Backoff(self._publish_timeout_s)
+        while not self.server.is_up:
+            if not await backoff.pause():
+                raise RequestTimeout(subject="the server", timeout_s=self._publish_timeout_s)
+        self._check_open()
+
+    async def _stream(self, name: str) -> MemoryStream:
+        await self._turn()
+        if name not in self.server.streams:
+            raise PublishRejected(subject=name, err_code=STREAM_NOT_FOUND, description="stream not found")
+        return self.server.streams[name]
+
+    async def _stream_of(self, subject: str) -> MemoryStream:
+        """The stream that takes a subject; waited for as a real server's election is."""
+        await self._turn()
+        backoff = Backoff(self._publish_timeout_s)
+        while (stream := self.server.stream_of(subject)) is None:
+            if not await backoff.pause():
+                raise PublishRejected(subject=subject, err_code=503, description="no stream takes this subject")
+            self._check_open()
+        return stream
+
+
+def _fail(answer: asyncio.Future[Delivery], error: ParrotError) -> None:
+    if not answer.done():
+        answer.set_exception(error)

@@ -1,0 +1,104 @@
+"""The subscriptions of a memory bus."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+
+from parrot_mq.bus.base import Handler, Subscription
+from parrot_mq.bus.listen import settle
+from parrot_mq.bus.memory_server import Listener, MemoryServer
+from parrot_mq.bus.memory_stream import MemoryStream
+from parrot_mq.bus.pump import Pump
+from parrot_mq.bus.tasks import TaskOwner
+from parrot_mq.errors import ConsumerTakenOver, ParrotError
+
+__all__ = ["CoreListening", "Following", "MemorySubscription", "Taking"]
+
+
+class MemorySubscription(Subscription):
+    """Hands what arrives to a handler, in a task of its own."""
+
+    def __init__(self, tasks: TaskOwner, handler: Handler, name: str) -> None:
+        self._tasks = tasks
+        self._name = name
+        self._pump = Pump(handler, tasks, name=name)
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """Stop to be called by the server."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return self._ended.done()
+
+    async def aclose(self) -> None:
+        await self._finish(None)
+
+    async def close_with(self, error: ParrotError) -> None:
+        """End with an error for who waits."""
+        await self._finish(error)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._ended)
+
+    async def _finish(self, error: ParrotError | None) -> None:
+        if not self._ended.done():
+            self._leave()
+            settle(self._ended, error)
+        await self._pump.aclose()
+
+
+class CoreListening(MemorySubscription):
+    """What is published from now on."""
+
+    def __init__(self, server: MemoryServer, tasks: TaskOwner, handler: Handler, subject: str, queue: str) -> None:
+        super().__init__(tasks, handler, f"subscribe:{subject}")
+        self._server = server
+        self._listener = Listener(subject, queue, self._pump.put)
+        server.listen(self._listener)
+
+    def _leave(self) -> None:
+        self._server.unlisten(self._listener)
+
+
+class Following(MemorySubscription):
+    """A stream from a place on."""
+
+    def __init__(self, stream: MemoryStream, tasks: TaskOwner, handler: Handler, after_sequence: int) -> None:
+        super().__init__(tasks, handler, f"follow:{stream.name}")
+        self._stream = stream
+        self._reader = self._pump.put
+        for stored in stream.after(after_sequence):
+            self._reader(stored)
+        stream.followers.append(self._reader)
+
+    def _leave(self) -> None:
+        self._stream.followers.remove(self._reader)
+
+
+class Taking(MemorySubscription):
+    """Holding a work queue."""
+
+    def __init__(self, stream: MemoryStream, tasks: TaskOwner, handler: Handler, consumer: str, holder: str) -> None:
+        super().__init__(tasks, handler, f"take:{stream.name}")
+        self._stream = stream
+        self._consumer = consumer
+        self._holder = holder
+        if stream.end_holder is not None:
+            stream.end_holder()
+        stream.holder, stream.holder_reader, stream.end_holder = holder, self._pump.put, self._on_taken_over
+        for delivery in stream.for_holder():
+            self._pump.put(delivery)
+
+    def _on_taken_over(self) -> None:
+        error = ConsumerTakenOver(stream=self._stream.name, consumer=self._consumer)
+        self._leave()
+        settle(self._ended, error)
+        self._tasks.start(self._finish(error), name=f"{self._name}:end")
+
+    def _leave(self) -> None:
+        if self._stream.holder == self._holder:
+            self._stream.holder, self._stream.holder_reader, self._stream.end_holder = "", None, None

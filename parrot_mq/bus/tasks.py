@@ -1,0 +1,52 @@
+"""Tasks that live as long as their owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+__all__ = ["TaskOwner"]
+
+_log = structlog.get_logger(__name__)
+
+
+class TaskOwner:
+    """Starts tasks, and ends and awaits all of them in `aclose`.
+
+    A bus is opened by `connect` and ended by `aclose`, perhaps in another task, so an `asyncio.TaskGroup`, which must
+    be left by the task that entered it, does not fit. This is the one place of the bus that starts tasks.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run `work` until it ends, or until `aclose`; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    async def end(self, task: asyncio.Task[None] | None) -> None:
+        """Cancel one task and wait for its end; the caller's own task is left to end by itself."""
+        if task is None or task.done() or task is asyncio.current_task():
+            return
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def aclose(self) -> None:
+        """Cancel all tasks and wait for their end. May be called twice, and by one of them."""
+        own = asyncio.current_task()
+        ending = [task for task in self._tasks if task is not own and not task.done()]
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("bus_task_failed", task=task.get_name(), exc_info=error)
