@@ -10,10 +10,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-
+from hypothesis import settings
 from parrot_workers.models import LoadedModel, load_model
+
 from tests.workers.checkpoints import FAMILIES, save_checkpoint
 
+settings.register_profile("workers", deadline=None)  # the first call into torch takes long
+settings.load_profile("workers")
 torch.set_num_threads(1)  # more threads than cores make the small models of tests slow
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import msgspec
+from parrot_workers.engine import Delta, Engine, EngineEvent, Failed, Finished, GenerationRequest, Started
+
 from parrot_mq.errors import ParrotError
 from parrot_mq.types import Sampling
-from parrot_workers.engine import Delta, Engine, EngineEvent, Failed, Finished, GenerationRequest, Started
 
 __all__ = ["check_story", "ends", "make_request", "run"]
 
@@ -19,11 +21,7 @@ def make_request(
 ) -> GenerationRequest:
     """A request; `sampling` names fields of `Sampling`."""
     return GenerationRequest(
-        key=key,
-        prompt=prompt,
-        sampling=Sampling(**sampling),
-        seed=seed,
-        deadline=deadline,  # type: ignore[arg-type]
+        key=key, prompt=prompt, sampling=msgspec.convert(sampling, Sampling), seed=seed, deadline=deadline
     )
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from parrot_workers.engine import Finished, GenerationRequest
 from parrot_workers.engine.engine import SimpleEngine
 from parrot_workers.models import LoadedModel
+
 from tests.workers.checkpoints import FAMILIES
 from tests.workers.driving import check_story, ends, make_request, run
 

@@ -1,0 +1,125 @@
+"""The scripted engine keeps the promises of an engine, without a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from parrot_workers.engine import Delta, Failed, Finished, GenerationRequest, ScriptedEngine, Started
+
+from parrot_mq.errors import (
+    CapacityExhausted,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineFailure,
+    ParrotError,
+    TaskCancelled,
+)
+from tests.workers.driving import check_story, ends, make_request, run
+
+
+def _upper(request: GenerationRequest) -> str:
+    return request.prompt.upper()
+
+
+def test_an_answer_is_told_in_steps() -> None:
+    engine = ScriptedEngine(_upper, tokens_per_step=3)
+    engine.submit([make_request("a", "parrot")])
+    assert engine.step() == [Started("a", 6, 0), Delta("a", "PAR", 0)]
+    finished = Finished(
+        key="a", text="PARROT", finish_reason="eos", num_prompt_tokens=6, num_shared_tokens=0, num_output_tokens=6
+    )
+    assert engine.step() == [Delta("a", "ROT", 3), finished]
+    assert not engine.has_work
+    assert engine.step() == []
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text", "finish_reason"),
+    [
+        ({"max_tokens": 4}, "PARR", "length"),
+        ({"max_tokens": 7}, "PARROTS", "length"),
+        ({"max_tokens": 8}, "PARROTS", "eos"),
+        ({"stop": ["OT", "RRO"]}, "PA", "stop"),
+        ({"stop": ["OT"], "max_tokens": 5}, "PARRO", "length"),
+        ({"stop": ["P"]}, "", "stop"),
+    ],
+)
+def test_stop_strings_and_max_tokens_end_an_answer(sampling: dict[str, Any], text: str, finish_reason: str) -> None:
+    events = run(ScriptedEngine(_upper), [make_request("a", "parrots", **sampling)])
+    check_story(events, ["a"])
+    end = ends(events)["a"]
+    assert isinstance(end, Finished)
+    assert (end.text, end.finish_reason) == (text, finish_reason)
+
+
+def test_requests_wait_for_slots_in_order() -> None:
+    engine = ScriptedEngine(_upper, num_slots=2, tokens_per_step=5)
+    events = run(engine, [make_request(f"r{i}") for i in range(5)])
+    check_story(events, [f"r{i}" for i in range(5)])
+    assert [event.key for event in events if isinstance(event, Started)] == [f"r{i}" for i in range(5)]
+    assert engine.statistics().num_batches == 3
+
+
+def test_prompts_that_begin_alike_share() -> None:
+    engine = ScriptedEngine(_upper)
+    events = run(engine, [make_request("a", "prefix one"), make_request("b", "prefix two"), make_request("c", "else")])
+    shared = {event.key: event.num_shared_tokens for event in events if isinstance(event, Started)}
+    assert shared == {"a": 0, "b": 7, "c": 0}
+    assert engine.statistics().num_shared_tokens == 7
+
+
+def test_what_the_script_raises_fails_its_request_alone() -> None:
+    def answer(request: GenerationRequest) -> str:
+        if request.key == "full":
+            raise CapacityExhausted("no room")
+        return str(1 // len(request.prompt))
+
+    events = run(ScriptedEngine(answer), [make_request("full"), make_request("bad", ""), make_request("good", "x")])
+    found = ends(events)
+    assert isinstance(found["full"], CapacityExhausted)
+    assert isinstance(found["bad"], EngineFailure)
+    assert isinstance(found["good"], Finished)
+
+
+def test_cancelled_requests_end_at_the_next_step() -> None:
+    engine = ScriptedEngine(_upper, num_slots=1, tokens_per_step=1)
+    engine.submit([make_request("running"), make_request("waiting"), make_request("other")])
+    engine.step()
+    engine.cancel(["running", "waiting", "unknown"])
+    events = engine.step()
+    assert [(event.key, type(event.error)) for event in events if isinstance(event, Failed)] == [
+        ("running", TaskCancelled),
+        ("waiting", TaskCancelled),
+    ]
+    assert Started("other", 5, 0) in events
+    events = [event for event in run(engine, [make_request("running")]) if event.key == "running"]
+    check_story(events, ["running"])  # a cancelled key may be used again
+
+
+def test_a_key_that_has_not_ended_is_taken_once() -> None:
+    engine = ScriptedEngine(_upper)
+    engine.submit([make_request("a")])
+    check_story(run(engine, [make_request("a")]), ["a"])
+
+
+def test_too_late_and_too_long_are_refused() -> None:
+    clock = [100.0]
+    engine = ScriptedEngine(_upper, num_slots=1, tokens_per_step=1, max_context_tokens=10, now=lambda: clock[0])
+    engine.submit([make_request("long", "12345", max_tokens=6), make_request("first", "1234", max_tokens=6)])
+    engine.submit([make_request("late", "12", max_tokens=8, deadline=110.0)])
+    events = engine.step()
+    clock[0] = 110.5
+    events += engine.step()
+    found: dict[str, Finished | ParrotError] = ends(events)
+    assert isinstance(found["long"], ContextLengthExceeded)
+    assert isinstance(late := found["late"], DeadlineExceeded)
+    assert late.message == "the start of 'late' was not done within 10 s"
+    assert isinstance(ends(run(engine))["first"], Finished)  # it had started
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, parrot_workers.engine, parrot_workers.bridge; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
