@@ -150,7 +150,12 @@ class ActorContext:
 
         Returns:
             The timer; cancel it to end it early.
+
+        Raises:
+            ValueError: `period_s` is not more than 0.
         """
+        if period_s <= 0:
+            raise ValueError(f"period_s is more than 0 seconds, not {period_s}")
         return self.run(self._tick(period_s, message), name="every")
 
     def after(self, delay_s: float, message: object) -> asyncio.Task[object]:
@@ -166,8 +171,6 @@ class ActorContext:
         self._life.request_stop()
 
     async def _tick(self, period_s: float, message: object) -> None:
-        if period_s <= 0:
-            raise ValueError(f"period_s is more than 0 seconds, not {period_s}")
         due = self.clock.monotonic() + period_s
         while True:
             await self.clock.sleep(max(0.0, due - self.clock.monotonic()))

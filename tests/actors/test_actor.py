@@ -1,0 +1,379 @@
+"""Telling and asking one actor: order, back-pressure, answers, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from parrot_mq.actors import Actor, ActorRef, ActorState, ActorSystem, RestartPolicy
+from parrot_mq.errors import (
+    ActorFailed,
+    ActorNameTaken,
+    ActorNotFound,
+    ActorStopped,
+    AskTimeout,
+    InvalidName,
+    MailboxFull,
+    ParrotError,
+    TransformError,
+)
+from tests.actors.helpers import Crash, Recorder, keep_logs, seen_by, settle, wait_until
+
+
+async def test_tells_are_handled_in_order() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        for number in range(100):
+            await recorder.tell(number)
+        assert await seen_by(recorder) == list(range(100))
+
+
+async def test_ask_is_answered_with_what_receive_returns() -> None:
+    class Doubler(Actor):
+        async def receive(self, message: int) -> int:
+            return 2 * message
+
+    async with ActorSystem("node") as system:
+        doubler = await system.spawn(Doubler, name="doubler")
+        assert await doubler.ask(21, timeout_s=1) == 42
+
+
+async def test_tell_with_room_does_not_yield() -> None:
+    """The hot path: a sender goes on at once, so many tells cost one turn of the loop."""
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        await recorder.tell("a")
+        assert system.statistics().actors[0].mailbox.depth == 1
+
+
+async def test_messages_are_handled_one_at_a_time() -> None:
+    running = 0
+
+    async def overlap(_: Recorder) -> int:
+        nonlocal running
+        running += 1
+        most = running
+        await settle()
+        running -= 1
+        return most
+
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        async with asyncio.TaskGroup() as group:
+            asks = [group.create_task(recorder.ask(overlap, timeout_s=5)) for _ in range(5)]
+        assert [ask.result() for ask in asks] == [1] * 5
+
+
+async def test_tell_waits_while_the_mailbox_is_full() -> None:
+    async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
+        recorder = await system.spawn(Recorder, name="recorder", mailbox_capacity=1)
+        gate = await _make_busy(recorder)
+        await recorder.tell("first")
+        sender = group.create_task(recorder.tell("second"))
+        await settle()
+        assert not sender.done()
+        gate.set()
+        await sender
+        assert await seen_by(recorder) == ["first", "second"]
+
+
+async def test_tell_nowait_raises_when_the_mailbox_is_full() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", mailbox_capacity=1)
+        gate = await _make_busy(recorder)
+        recorder.tell_nowait("first")
+        with pytest.raises(MailboxFull):
+            recorder.tell_nowait("second")
+        gate.set()
+        assert await seen_by(recorder) == ["first"]
+
+
+async def test_actor_that_tells_itself_into_a_full_mailbox_is_refused() -> None:
+    async def fill(recorder: Recorder) -> str:
+        recorder.context.tell_self_nowait("one")
+        with pytest.raises(MailboxFull):
+            await recorder.context.ref.tell("two")
+        return "refused"
+
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", mailbox_capacity=1)
+        assert await recorder.ask(fill, timeout_s=1) == "refused"
+
+
+async def test_actor_that_asks_itself_is_refused() -> None:
+    async def ask_itself(recorder: Recorder) -> str:
+        with pytest.raises(RuntimeError, match="asks itself"):
+            await recorder.context.ref.ask("seen", timeout_s=1)
+        return "refused"
+
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        assert await recorder.ask(ask_itself, timeout_s=1) == "refused"
+
+
+async def test_parrot_error_answers_an_ask_and_the_actor_goes_on() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        await recorder.tell("kept")
+        with pytest.raises(TransformError):
+            await recorder.ask("refuse", timeout_s=1)
+        assert await seen_by(recorder) == ["kept"]
+
+
+async def test_parrot_error_in_answer_to_a_tell_fails_the_actor() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", restart=RestartPolicy.TEMPORARY)
+        await recorder.tell("refuse")
+        await recorder.wait_stopped()
+
+
+async def test_other_errors_fail_the_actor_and_tell_the_asker_why() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", restart=RestartPolicy.TEMPORARY)
+        with pytest.raises(ActorFailed, match="Crash: as told"):
+            await recorder.ask("crash", timeout_s=1)
+        await recorder.wait_stopped()
+
+
+async def test_cancelled_error_that_nobody_caused_fails_the_actor() -> None:
+    """Awaiting something that was cancelled is a failure; taken for a cancellation it would end the actor silently."""
+
+    async def await_cancelled(_: Recorder) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", restart=RestartPolicy.TRANSIENT)
+        with pytest.raises(ActorFailed, match="CancelledError"):
+            await recorder.ask(await_cancelled, timeout_s=1)
+        assert await recorder.ask("seen", timeout_s=5) == []
+
+
+async def test_ask_times_out() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        gate = asyncio.Event()
+        with pytest.raises(AskTimeout, match=r"node/recorder.*0\.01 s"):
+            await recorder.ask(gate, timeout_s=0.01)
+        gate.set()
+
+
+async def test_timeout_counts_the_wait_for_room() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", mailbox_capacity=1)
+        gate = await _make_busy(recorder)
+        await recorder.tell("fills it")
+        with pytest.raises(AskTimeout):
+            await recorder.ask("seen", timeout_s=0.01)
+        assert system.statistics().actors[0].mailbox.num_waiting == 0
+        gate.set()
+
+
+async def test_timeout_error_as_an_answer_is_not_taken_for_a_timeout_of_the_ask() -> None:
+    async def answer(_: Recorder) -> None:
+        raise AskTimeout(address="node/other", timeout_s=7)
+
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        with pytest.raises(AskTimeout, match="node/other"):
+            await recorder.ask(answer, timeout_s=1)
+
+
+async def test_ask_that_was_given_up_before_it_was_begun_is_not_handled() -> None:
+    async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
+        recorder = await system.spawn(Recorder, name="recorder")
+        gate = await _make_busy(recorder)
+        asker = group.create_task(recorder.ask("given up", timeout_s=5))
+        await settle()
+        asker.cancel()
+        gate.set()
+        assert await seen_by(recorder) == []
+
+
+async def test_busy_actor_gives_others_a_turn() -> None:
+    """An actor whose mailbox never empties must not starve the loop."""
+
+    async def go_on(recorder: Recorder) -> None:
+        if not is_done:
+            recorder.context.tell_self_nowait(go_on)
+
+    is_done = False
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        await recorder.tell(go_on)
+        await settle()
+        is_done = True
+
+
+async def test_actor_has_to_define_receive() -> None:
+    async with ActorSystem("node") as system:
+        actor = await system.spawn(Actor, name="actor", restart=RestartPolicy.TEMPORARY)
+        with pytest.raises(ActorFailed, match="must define receive"):
+            await actor.ask("anything", timeout_s=1)
+
+
+# -- starting, names, references -------------------------------------------------------------------------------------
+
+
+async def test_spawn_returns_when_the_actor_is_ready() -> None:
+    diary: list[str] = []
+
+    class Slow(Recorder):
+        async def on_start(self) -> None:
+            await settle()
+            diary.append("ready")
+
+    async with ActorSystem("node") as system:
+        await system.spawn(Slow, name="slow")
+        diary.append("spawned")
+    assert diary == ["ready", "spawned"]
+
+
+async def test_failure_of_on_start_reaches_the_starter_and_frees_the_name() -> None:
+    class Unable(Recorder):
+        async def on_start(self) -> None:
+            raise Crash("cannot start")
+
+    async with ActorSystem("node") as system:
+        with pytest.raises(Crash, match="cannot start"):
+            await system.spawn(Unable, name="actor")
+        await system.spawn(Recorder, name="actor")
+
+
+async def test_failure_of_the_factory_reaches_the_starter() -> None:
+    def make() -> Actor:
+        raise Crash("no such thing")
+
+    async with ActorSystem("node") as system:
+        with pytest.raises(Crash, match="no such thing"):
+            await system.spawn(make, name="actor")
+
+
+async def test_cancelled_spawn_leaves_no_actor() -> None:
+    diary: list[str] = []
+
+    class Endless(Recorder):
+        async def on_start(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                diary.append("cleaned up")
+
+    async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
+        starter = group.create_task(system.spawn(Endless, name="actor"))
+        await settle()
+        starter.cancel()
+        await wait_until(starter.done)
+        assert diary == ["cleaned up"]
+        assert system.statistics().actors == ()
+
+
+async def test_name_is_unique_in_its_system() -> None:
+    async with ActorSystem("node") as system:
+        await system.spawn(Recorder, name="actor")
+        with pytest.raises(ActorNameTaken, match="node/actor"):
+            await system.spawn(Recorder, name="actor")
+
+
+async def test_name_is_one_token_of_a_subject() -> None:
+    async with ActorSystem("node") as system:
+        with pytest.raises(InvalidName):
+            await system.spawn(Recorder, name="two.tokens")
+    with pytest.raises(InvalidName):
+        ActorSystem("no/slash")
+
+
+async def test_reference_is_looked_up_by_name() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        assert system.ref("recorder") == recorder
+        assert len({system.ref("recorder"), recorder}) == 1
+        assert recorder.address == "node/recorder"
+        assert repr(recorder) == "ActorRef('node/recorder')"
+        with pytest.raises(ActorNotFound):
+            system.ref("nobody")
+
+
+async def test_reference_finds_a_successor_under_the_same_name() -> None:
+    async with ActorSystem("node") as system:
+        reference = await system.spawn(Recorder, name="actor")
+        await reference.stop()
+        with pytest.raises(ActorStopped):
+            await reference.tell("nobody there")
+        with pytest.raises(ActorStopped):
+            reference.tell_nowait("nobody there")
+        await system.spawn(Recorder, name="actor")
+        await reference.tell("hello")
+        assert await seen_by(reference) == ["hello"]
+
+
+async def test_actor_cannot_be_spawned_in_a_closed_system() -> None:
+    system = ActorSystem("node")
+    with pytest.raises(ActorStopped):
+        await system.spawn(Recorder, name="actor")
+    async with system:
+        pass
+    with pytest.raises(ActorStopped):
+        await system.spawn(Recorder, name="actor")
+
+
+async def test_statistics_tell_how_actors_stand() -> None:
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder", mailbox_capacity=8)
+        await seen_by(recorder)
+        (statistics,) = system.statistics().actors
+    assert (statistics.address, statistics.state) == ("node/recorder", ActorState.RUNNING)
+    assert (statistics.num_handled, statistics.num_restarts, statistics.mailbox.capacity) == (1, 0, 8)
+
+
+# -- logs ------------------------------------------------------------------------------------------------------------
+
+
+async def test_messages_are_logged_only_for_debugging(logs: list[MutableMapping[str, Any]]) -> None:
+    async with ActorSystem("node") as system:
+        await seen_by(await system.spawn(Recorder, name="recorder"))
+    assert not [event for event in logs if event["event"] == "message_received"]
+
+
+async def test_debug_logs_have_one_line_per_message() -> None:
+    events: list[MutableMapping[str, Any]] = []
+
+    keep_logs(events, level=logging.DEBUG)
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(Recorder, name="recorder")
+        await seen_by(recorder)
+        with pytest.raises(ParrotError):
+            await recorder.ask("refuse", timeout_s=1)
+    lines = [event for event in events if event["event"] == "message_received"]
+    assert [line["outcome"] for line in lines] == ["handled", "failed"]
+    assert {line["actor"] for line in lines} == {"node/recorder"}
+
+
+async def test_local_tells_are_fast() -> None:
+    """A guard against a hot path that has grown by an order of magnitude; the benchmark has the numbers."""
+    async with ActorSystem("node") as system:
+        recorder = await system.spawn(_Sink, name="sink")
+        started = time.perf_counter()
+        for number in range(20_000):
+            await recorder.tell(number)
+        await recorder.ask(0, timeout_s=5)
+        assert time.perf_counter() - started < 1.0
+
+
+class _Sink(Actor):
+    async def receive(self, message: object) -> None:
+        pass
+
+
+async def _make_busy(recorder: ActorRef) -> asyncio.Event:
+    """Let the actor wait for the returned event, with an empty mailbox behind it."""
+    gate = asyncio.Event()
+    await recorder.tell(gate)
+    await settle()
+    return gate
