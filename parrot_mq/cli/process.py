@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import typer
 
@@ -23,7 +23,7 @@ EXIT_WITH_PARENT = "PARROT_MQ_EXIT_WITH_PARENT"
 """Set to 1 for a child whose standard input is a pipe from its parent: it stops when the parent is gone."""
 
 
-def run_async(main: Coroutine[object, object, T]) -> T:
+def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run a subcommand to its end, on uvloop where that is installed.
 
     An error of ours ends the process with one clear line and exit status 1; Ctrl-C with status 130.
@@ -34,15 +34,15 @@ def run_async(main: Coroutine[object, object, T]) -> T:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except ParrotError as error:
-        _fail(error)
+        raise _failed(error) from None
     except BaseExceptionGroup as group:
         ours, others = group.split(ParrotError)
         if ours is None or others is not None:
             raise
-        _fail(_first(ours))
+        raise _failed(_first(ours)) from None
 
 
-def _loop_factory():  # type: ignore[no-untyped-def]
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
@@ -58,9 +58,9 @@ def _first(group: BaseExceptionGroup[ParrotError]) -> ParrotError:
     return error
 
 
-def _fail(error: ParrotError) -> None:
+def _failed(error: ParrotError) -> typer.Exit:
     typer.secho(f"error: {error.message}", fg=typer.colors.RED, err=True)
-    raise typer.Exit(1) from None
+    return typer.Exit(1)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from parrot_mq.actors import ActorSystem
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.cli.children import Child
-from parrot_mq.errors import ActorError, DeadlineExceeded, ParrotError
+from parrot_mq.errors import ActorError, DeadlineExceeded
 from parrot_mq.messages import REGISTRY_ADDRESS, ServiceQuery, ServiceReport
 from parrot_mq.tasks import task_group
 from parrot_mq.types import fresh_id
@@ -118,17 +118,23 @@ def _make_stack(options: StackOptions, server: NatsServer, log_dir: Path) -> Sta
 async def _wait_ready(url: str, options: StackOptions, progress: Progress) -> None:
     progress("starting the coordinator")
     try:
-        async with asyncio.timeout(options.ready_timeout_s), open_bus(BusConfig.from_env(servers=(url,))) as bus:
-            async with ActorSystem(fresh_id("up"), bus=bus) as system:
-                num_ready = 0
-                while num_ready < options.num_workers:
-                    report = await ask_registry(system)
-                    if report is not None:
-                        num_ready = sum(worker.state == "ready" for worker in report.workers)
-                        progress(f"loading the model ({num_ready} of {options.num_workers} workers ready)")
-                    await asyncio.sleep(POLL_S)
+        async with (
+            asyncio.timeout(options.ready_timeout_s),
+            open_bus(BusConfig.from_env(servers=(url,))) as bus,
+            ActorSystem(fresh_id("up"), bus=bus) as system,
+        ):
+            while not _is_ready(await ask_registry(system), options, progress):
+                await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise DeadlineExceeded(what="starting the workers", timeout_s=options.ready_timeout_s) from error
+
+
+def _is_ready(report: ServiceReport | None, options: StackOptions, progress: Progress) -> bool:
+    if report is None:
+        return False
+    num_ready = sum(worker.state == "ready" for worker in report.workers)
+    progress(f"loading the model ({num_ready} of {options.num_workers} workers ready)")
+    return num_ready >= options.num_workers
 
 
 async def ask_registry(system: ActorSystem, timeout_s: float = 2.0) -> ServiceReport | None:

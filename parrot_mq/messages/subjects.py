@@ -112,15 +112,15 @@ def control_subject(tenant: str, session: str, verb: str) -> str:
 
 
 def stream_subject(tenant: str, session: str, variable: str) -> str:
-    """Token deltas of a variable that is being generated."""
+    """Token deltas of a variable that is being generated; session and variable may be `*`."""
     return (
         f"pmq.{check_name('tenant', tenant)}.stream.{check_name('session', session)}.{check_name('variable', variable)}"
     )
 
 
 def event_subject(tenant: str, session: str, kind: str) -> str:
-    """What happened to the tasks of a session; `kind` may be `*`."""
-    return f"pmq.{check_name('tenant', tenant)}.event.{check_name('session', session)}.{kind}"
+    """What happened to the tasks of a session; session and kind may be `*`."""
+    return f"pmq.{check_name('tenant', tenant)}.event.{_any_or_name('session', session)}.{kind}"
 
 
 def blob_subject(tenant: str, digest: str, chunk: int | str) -> str:
@@ -134,8 +134,8 @@ def dead_subject(tenant: str, task: str) -> str:
 
 
 def session_subjects(tenant: str, session: str, what: str) -> str:
-    """All subjects of one kind (`var`, `task`, …) of one session, as a wildcard."""
-    return f"pmq.{check_name('tenant', tenant)}.{what}.{check_name('session', session)}.>"
+    """All subjects of one kind (`var`, `task`, …) of one session, or of all when it is `*`."""
+    return f"pmq.{check_name('tenant', tenant)}.{what}.{_any_or_name('session', session)}.>"
 
 
 def actor_subject(node: str, name: str) -> str:
@@ -168,6 +168,10 @@ def parse_control(subject: str) -> ControlAddress:
     """Read the address out of a `control` subject; raises `InvalidName` as `parse_variable` does."""
     tenant, session, verb = _parse(subject, "control")
     return ControlAddress(TenantId(tenant), SessionId(session), verb)
+
+
+def _any_or_name(kind: str, name: str) -> str:
+    return name if name == "*" else check_name(kind, name)
 
 
 def _parse(subject: str, kind: str) -> tuple[str, str, str]:

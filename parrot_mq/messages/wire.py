@@ -30,6 +30,8 @@ __all__ = [
     "SessionCancel",
     "SessionClose",
     "SessionOpen",
+    "ServiceQuery",
+    "ServiceReport",
     "SessionReply",
     "TaskEvent",
     "TokenDelta",
@@ -279,3 +281,15 @@ class CoordinatorStarted(Message, frozen=True, kw_only=True, omit_defaults=True,
     """A coordinator is up; workers answer at once with their status."""
 
     node: Name
+
+
+class ServiceQuery(Message, frozen=True, kw_only=True, omit_defaults=True, tag="service.query"):
+    """Ask the coordinator's registry who is there."""
+
+
+class ServiceReport(Message, frozen=True, kw_only=True, omit_defaults=True, tag="service.report"):
+    """Who is there: the models that are served, the last word of each worker, and how many tasks are unfinished."""
+
+    models: list[str] = []
+    workers: list[WorkerStatus] = []
+    num_unfinished: int = 0

@@ -1,0 +1,88 @@
+"""`parrot-mq demo`: a real application on a real model, with a picture of what happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from parrot_mq.bus import Delivery, Handler
+from parrot_mq.cli.demo.application import PEAKS, Records, expected_result, find_largest, read_records
+from parrot_mq.cli.demo.recorder import Recorder
+from parrot_mq.cli.demo.view import draw_graph, draw_summary
+from parrot_mq.cli.options import Servers, bus_config
+from parrot_mq.cli.process import run_async
+from parrot_mq.cli.stack import StackOptions
+from parrot_mq.cli.up import Model, Slots, open_stack_visibly
+from parrot_mq.client import Client
+from parrot_mq.errors import CodecError, ConfigurationError
+from parrot_mq.messages import TaskEvent, decode, event_subject
+from parrot_mq.observability import configure_logging
+
+__all__ = ["Recorder", "demo", "expected_result", "find_largest", "read_records"]
+
+LAST_EVENTS_S = 2.0
+"""Events may come after the last value; they get this long."""
+
+
+def demo(
+    file: Annotated[
+        Path,
+        typer.Argument(help="Records of `key: value` lines, separated by empty lines.", show_default="24 mountains"),
+    ] = PEAKS,
+    field: Annotated[str, typer.Option(help="The field whose largest number is looked for.")] = "height",
+    label: Annotated[str, typer.Option(help="The field that names a record.")] = "name",
+    servers: Servers = "",
+    model: Model = "tiny",
+    slots: Slots = 16,
+) -> None:
+    """Run a map-reduce application over a text file, and show its graph while it runs.
+
+    Starts nats-server, coordinator and worker on this machine, unless `--servers` names a service. Every answer is
+    computed by the model; in the end plain Python checks the result.
+    """
+    configure_logging("warning")
+    run_async(_demo(file, field, label, servers, StackOptions(model=model, num_slots=slots)))
+
+
+async def _demo(file: Path, field: str, label: str, servers: str, options: StackOptions) -> None:
+    console = Console()
+    records = read_records(file, field=field, label=label)
+    if servers:
+        await _run(records, servers, console)
+        return
+    async with open_stack_visibly(options, Console(stderr=True)) as stack:
+        await _run(records, stack.url, console)
+
+
+async def _run(records: Records, servers: str, console: Console) -> None:
+    console.print(f"[bold]{len(records.texts)} records[/]: which one has the largest {records.field}?")
+    recorder = Recorder()
+    config = bus_config(servers, name="parrot-mq demo")
+    async with Client.connect(config=config) as client, client.session(timeout_s=120) as session:
+        with Live(console=console, refresh_per_second=12, get_renderable=lambda: draw_graph(recorder)):
+            await client.bus.subscribe(event_subject(client.tenant, session.name, "*"), _recording(recorder))
+            answer = await (await find_largest(records))
+            await recorder.wait_complete(LAST_EVENTS_S)
+    console.print(draw_summary(recorder))
+    _judge(answer, expected_result(records), console)
+
+
+def _recording(recorder: Recorder) -> Handler:
+    async def record(delivery: Delivery) -> None:
+        try:
+            recorder.add(decode(delivery.payload, TaskEvent, delivery.headers))
+        except CodecError:
+            return  # somebody else's bytes
+
+    return record
+
+
+def _judge(answer: str, expected: str, console: Console) -> None:
+    console.print(f"\nanswer of the model: [bold]{answer}[/]")
+    if answer != expected:
+        raise ConfigurationError(f"plain Python finds {expected!r}; the model has made a mistake")
+    console.print("[green]plain Python finds the same[/]")
