@@ -23,7 +23,7 @@ __all__ = ["SemanticFunction", "semantic_function"]
 P = ParamSpec("P")
 
 _MAX_TIMEOUT_S: Final = 7 * 86400
-_MAX_LABEL_LENGTH: Final = 256
+_MAX_MODEL_LENGTH: Final = 256
 _NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -55,8 +55,8 @@ class SemanticFunction(Generic[P]):
         functools.update_wrapper(self, function)
         self._function = function
         self.spec = spec
-        self.name = _check_label("name", name) or spec.name
-        self.model = _check_label("model", model)
+        self.name = check_name("function", name or spec.name)  # a part of the tasks' ids
+        self.model = _check_model(model)
         self.timeout_s = _check_timeout(timeout_s)
         self.names = _check_names(spec, names)
         self.session = session
@@ -172,6 +172,7 @@ def semantic_function(
     Raises:
         TemplateError: Signature or docstring cannot be used; the message names file and line and shows the place.
         ConfigurationError: `model` or `timeout_s` is out of its range.
+        InvalidName: `name`, or without it the function's name, has other characters than A-Z a-z 0-9 _ -, or too many.
 
     Example:
         ```python
@@ -190,11 +191,11 @@ def semantic_function(
     return decorate if function is None else decorate(function)
 
 
-def _check_label(option: str, text: str) -> str:
-    if not isinstance(text, str) or len(text) > _MAX_LABEL_LENGTH or not text.isprintable():
-        rule = f"it is a printable text of at most {_MAX_LABEL_LENGTH} characters"
-        raise ConfigurationError(f"{option}={text!r} cannot be used: {rule}")
-    return text
+def _check_model(model: str) -> str:
+    if not isinstance(model, str) or len(model) > _MAX_MODEL_LENGTH or not model.isprintable():
+        rule = f"it is a printable text of at most {_MAX_MODEL_LENGTH} characters"
+        raise ConfigurationError(f"model={model!r} cannot be used: {rule}")
+    return model
 
 
 def _check_timeout(timeout_s: float | None) -> float | None:

@@ -111,7 +111,7 @@ def _check(name: str, value: object) -> object:
             text.encode()
     except (msgspec.ValidationError, UnicodeEncodeError):
         raise _out_of_range(name, value) from None
-    if checked != checked or (isinstance(checked, int) and checked not in _INT64):
+    if isinstance(checked, int) and checked not in _INT64:
         raise _out_of_range(name, value)
     return checked
 

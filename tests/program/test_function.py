@@ -309,6 +309,17 @@ def test_a_model_name_is_a_short_text(model: str) -> None:
         tell.using(model=model)
 
 
+def test_the_name_on_the_server_is_a_token_of_a_subject() -> None:
+    def größe(passage: Input, summary: Output) -> None:
+        """{{passage}} {{summary}}"""
+
+    with pytest.raises(InvalidName, match="function name 'größe' cannot be used: use 1 to 64 of the characters"):
+        semantic_function(größe)
+    with pytest.raises(InvalidName, match="function name 'my jokes' cannot be used"):
+        semantic_function(name="my jokes")(größe)
+    assert semantic_function(name="size")(größe).name == "size"
+
+
 def test_a_variable_name_is_a_token_of_a_subject() -> None:
     with pytest.raises(InvalidName, match=r"variable name 'a\.b' cannot be used"):
         tell.using(names={"joke": "a.b"})
