@@ -17,7 +17,7 @@ from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.bus.wire_client import Sink, WireClient
 from parrot_mq.errors import ConnectFailed, ConnectionClosed, PermissionDenied
 
-__all__ = ["Connection", "Interest"]
+__all__ = ["Connection", "Interest", "call_all"]
 
 _log = structlog.get_logger(__name__)
 _DENIED = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
@@ -145,18 +145,21 @@ class Connection:
             _log.warning("bus_connection_lost", reason=reason)
             self._client = None
             self._changed.clear()
-            _call_all(self.on_lost)
+            call_all(self.on_lost)
             await client.end()
             client = await self._dial_again()
             self._adopt(client)
             await self._restore(client)
 
     async def _dial_again(self) -> WireClient:
+        reason: object = None
         while True:
             try:
                 return await self._dial(asyncio.get_running_loop().time())
             except ConnectFailed as error:
-                _log.debug("bus_reconnect_failed", reason=error.facts["reason"])
+                if error.facts["reason"] != reason:
+                    reason = error.facts["reason"]
+                    _log.warning("bus_reconnect_failed", reason=reason)
             await asyncio.sleep(self.config.reconnect_wait_s)
 
     def _adopt(self, client: WireClient) -> None:
@@ -174,7 +177,7 @@ class Connection:
     async def _restore(self, client: WireClient) -> None:
         if await client.ping(self.config.ping_interval_s):
             _log.info("bus_connection_restored", num_subscriptions=len(self._interests))
-            _call_all(self.on_restored)
+            call_all(self.on_restored)
 
     async def _watch(self) -> None:
         """Make sure that the server answers: nats-py says "connected" also when it reads no more."""
@@ -281,7 +284,8 @@ class Connection:
         self._changed.set()
 
 
-def _call_all(callbacks: list[Callable[[], None]]) -> None:
+def call_all(callbacks: list[Callable[[], None]]) -> None:
+    """Call each; what one raises is logged and keeps none of the others from being called."""
     for callback in list(callbacks):
         try:
             callback()

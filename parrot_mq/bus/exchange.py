@@ -6,6 +6,8 @@ import asyncio
 import secrets
 from typing import NamedTuple
 
+import structlog
+
 from parrot_mq.bus.connection import Connection, Interest
 from parrot_mq.bus.frames import Status, parse_status, publish_frame
 from parrot_mq.errors import (
@@ -19,6 +21,8 @@ from parrot_mq.errors import (
 )
 
 __all__ = ["Exchanges", "Reply"]
+
+_log = structlog.get_logger(__name__)
 
 _NO_RESPONDERS = 503
 
@@ -97,10 +101,6 @@ class Exchanges:
             )
             raise ConnectFailed(servers=self._connection.config.servers, reason=reason) from error
 
-    def new_inbox(self) -> str:
-        """A subject of our own that nobody else will choose, outside that of the answers."""
-        return f"{self._connection.config.inbox_prefix}.{secrets.token_hex(11)}"
-
     async def request(self, subject: str, payload: bytes, block: bytes = b"", *, timeout_s: float) -> Reply:
         """Send and wait for the first answer.
 
@@ -172,9 +172,11 @@ class Exchanges:
             exchange.fail(ConnectionLost(subject=exchange.subject))
 
     def _on_publish_denied(self, subject: str) -> None:
-        for exchange in list(self._waiting.values()):
-            if exchange.subject.lower() == subject:
-                exchange.fail(PermissionDenied(operation="publish on", subject=exchange.subject))
+        refused = [exchange for exchange in self._waiting.values() if exchange.subject.lower() == subject]
+        for exchange in refused:
+            exchange.fail(PermissionDenied(operation="publish on", subject=exchange.subject))
+        if not refused:
+            _log.warning("publish_denied", subject=subject)
 
 
 def _time_out(exchange: _Exchange, timeout_s: float) -> None:

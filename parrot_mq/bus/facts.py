@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from parrot_mq.bus.base import Delivery, Headers
 from parrot_mq.bus.exchange import Reply
-from parrot_mq.bus.frames import parse_headers, parse_status, without_server_headers
+from parrot_mq.bus.frames import Status, parse_headers, parse_status, without_server_headers
 from parrot_mq.bus.jetstream import JetStream, retrying
+from parrot_mq.bus.matching import has_wildcard
+from parrot_mq.bus.tasks import for_each
 from parrot_mq.errors import PermissionDenied, PublishRejected
 
 __all__ = ["MAX_SUBJECTS", "FactReader"]
@@ -20,6 +21,7 @@ MAX_SUBJECTS = 256
 """Subjects of one request."""
 _NOT_FOUND = 404
 _END = 204
+_MAX_SINGLE = 32
 
 
 class FactReader:
@@ -42,7 +44,14 @@ class FactReader:
                 return _by_subject([found for part in parts for found in await self._get_part(stream, part)])
             except PermissionDenied:
                 self._may_batch = False
-        return _by_subject([found for subject in wanted if (found := await self.get_one(stream, subject))])
+        found: list[Delivery] = []
+
+        async def fetch(subject: str) -> None:
+            if (delivery := await self.get_one(stream, subject)) is not None:
+                found.append(delivery)
+
+        await for_each(wanted, fetch, num_workers=_MAX_SINGLE)
+        return _by_subject(found)
 
     async def get_one(self, stream: str, subject: str) -> Delivery | None:
         """What stands on one subject."""
@@ -54,6 +63,8 @@ class FactReader:
 
     async def is_empty(self, stream: str, subject: str) -> bool:
         """See `Bus.is_empty`."""
+        if not has_wildcard(subject):
+            return await self.get_one(stream, subject) is None
         body = msgspec.json.encode({"seq": 1, "next_by_subj": subject})
         api = f"$JS.API.DIRECT.GET.{stream}"
         reply = await retrying(
@@ -62,31 +73,33 @@ class FactReader:
         return _read(api, reply) is None
 
     async def _get_part(self, stream: str, subjects: list[str]) -> list[Delivery]:
-        """One request, and more if the server ends it before all are sent (it bounds the bytes of an answer)."""
+        """One request, and more when the server bounds the bytes of an answer."""
         found: list[Delivery] = []
-        missing = subjects
+        missing = set(subjects)
         while missing:
-            more = await self._request_part(stream, missing)
+            replies = await self._request_part(stream, missing)
+            more = [delivery for reply in replies if (delivery := _read(stream, reply)) is not None]
             found += more
-            if not more or len(more) == len(missing) or sum(len(d.payload) for d in more) < _SURELY_WHOLE:
+            missing -= {delivery.subject for delivery in more}
+            if not more or _num_pending(replies[-1]) == 0:
                 break
-            got = {delivery.subject for delivery in more}
-            missing = [subject for subject in missing if subject not in got]
         return found
 
-    async def _request_part(self, stream: str, subjects: list[str]) -> list[Delivery]:
+    async def _request_part(self, stream: str, subjects: Iterable[str]) -> list[Reply]:
         api = f"$JS.API.DIRECT.GET.{stream}"
-        body = msgspec.json.encode({"multi_last": subjects})
+        body = msgspec.json.encode({"multi_last": list(subjects)})
         replies, status = await retrying(
             self._jetstream.total_s,
             lambda timeout_s: self._jetstream.exchanges.request_many(api, body, timeout_s=timeout_s),
         )
         if status is None or status.code not in (_END, _NOT_FOUND):
             raise _refused(api, replies[-1].payload if status is None else b"", status)
-        return [delivery for reply in replies if (delivery := _read(api, reply)) is not None]
+        return replies
 
 
-_SURELY_WHOLE = 1024 * 1024
+def _num_pending(reply: Reply) -> int:
+    """How many messages of the batch come after this one."""
+    return int(parse_headers(reply.block or b"").get("Nats-Num-Pending", "0"))
 
 
 def _by_subject(deliveries: Iterable[Delivery]) -> dict[str, Delivery]:
@@ -112,7 +125,7 @@ def _read(api: str, reply: Reply) -> Delivery | None:
     )
 
 
-def _refused(api: str, payload: bytes, status: Any) -> PublishRejected:
+def _refused(api: str, payload: bytes, status: Status | None) -> PublishRejected:
     if status is not None:
         return PublishRejected(subject=api, err_code=status.code, description=status.text)
     return PublishRejected(subject=api, err_code=0, description=payload[:200].decode("utf-8", "replace"))

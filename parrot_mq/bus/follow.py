@@ -25,7 +25,7 @@ class FollowSubscription(PullSubscription):
 
     last_sequence: int = 0
 
-    def _accept(self, sequence: int, num_delivered: int, reply: bytes) -> bool:
+    def _accept(self, sequence: int, num_delivered: int, reply: str) -> bool:
         if sequence <= self.last_sequence:
             return False
         self.last_sequence = sequence

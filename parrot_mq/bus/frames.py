@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _FIRST_LINE = b"NATS/1.0"
+_STORED = b"\r\nNats-Stream: "
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[^\r\n\0]*")
 _OURS_TO_SET = "a header name is letters, digits and -_. ; names that start with Nats- belong to the server"
@@ -98,8 +99,11 @@ class Status(NamedTuple):
 
 
 def parse_status(block: bytes | None) -> Status | None:
-    """The status of a message, if it is one of the server's own."""
-    if not block or block[8:9] != b" ":
+    """The status of a message, if it is one of the server's own.
+
+    A stored message is none, whatever its publisher wrote into the first line: a tenant could end a batch with it.
+    """
+    if not block or block[8:9] != b" " or _STORED in block:
         return None
     line = block[9 : block.index(b"\r\n")].decode("utf-8", "replace")
     code, _, text = line.partition(" ")
@@ -107,7 +111,7 @@ def parse_status(block: bytes | None) -> Status | None:
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """All headers of a block, those of the server too."""
+    """All headers of a block; the server's own come last and win over equal ones that a publisher wrote."""
     found: dict[str, str] = {}
     for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
         name, colon, value = line.partition(":")
@@ -142,17 +146,17 @@ def core_delivery(subject: bytes, reply: bytes, payload: bytes, block: bytes | N
 
 
 def stream_delivery(
-    subject: bytes, reply: bytes, payload: bytes, block: bytes | None, *, sequence: int, facts: list[bytes]
+    subject: bytes, reply: str, payload: bytes, block: bytes | None, *, sequence: int, facts: list[bytes]
 ) -> Delivery:
-    """A message of a pull consumer; `facts` are the last tokens of its reply subject (see `split_ack`)."""
+    """A message of a pull consumer; `facts` are in its reply subject (see `split_ack`)."""
     headers = _LazyHeaders(block) if block else NO_HEADERS
-    return Delivery(subject.decode(), payload, headers, reply.decode(), sequence, int(facts[3]) / 1e9, int(facts[0]))
+    return Delivery(subject.decode(), payload, headers, reply, sequence, int(facts[3]) / 1e9, int(facts[0]))
 
 
 def split_ack(reply: bytes) -> list[bytes]:
     """Number of deliveries, stream sequence, consumer sequence, time in ns, pending: from the reply subject.
 
-    It is `$JS.ACK.<stream>.<consumer>.<5 facts>`, or longer, `$JS.ACK.<domain>.<account>.<stream>.<consumer>.<5 facts>`.
+    It is `$JS.ACK.<stream>.<consumer>.<5 facts>`, with `<domain>.<account>` before the stream in larger set-ups.
     Source: ADR-15 of NATS.
     """
     tokens = reply.split(b".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -43,10 +44,9 @@ class CoreSubscription(Subscription):
             await self.aclose()
             raise
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will be delivered."""
-        return self._ended.done()
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when nothing more will be delivered."""
+        self._ended.add_done_callback(lambda _: callback())
 
     async def aclose(self) -> None:
         await self._finish(None)

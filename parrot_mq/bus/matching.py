@@ -6,7 +6,7 @@ import re
 
 from parrot_mq.errors import InvalidName
 
-__all__ = ["check_filter", "check_subject", "matches"]
+__all__ = ["check_filter", "check_subject", "has_wildcard", "matches"]
 
 _TOKEN = r"[^\s.*>]+"
 _SUBJECT = re.compile(rf"{_TOKEN}(?:\.{_TOKEN})*")
@@ -35,6 +35,11 @@ def check_filter(subject: str) -> str:
     if _FILTER.fullmatch(subject) is None:
         raise InvalidName(kind="subject", name=subject, rule="`*` is one whole token and `>` the last one")
     return subject
+
+
+def has_wildcard(subject: str) -> bool:
+    """Whether a checked subject stands for more than one."""
+    return "*" in subject or ">" in subject
 
 
 def matches(pattern: str, subject: str) -> bool:

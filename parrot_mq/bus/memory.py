@@ -28,6 +28,9 @@ from parrot_mq.errors import (
 __all__ = ["FaultPolicy", "MemoryBus", "MemoryServer"]
 
 
+_NEVER = float("inf")
+
+
 class MemoryBus(Bus):
     """One connection to a `MemoryServer`.
 
@@ -81,6 +84,8 @@ class MemoryBus(Bus):
             timer.cancel()
             self.server.unlisten(listener)
             del self._waiting[answer]
+            if answer.done() and not answer.cancelled():
+                answer.exception()
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         check_filter(subject)
@@ -141,7 +146,7 @@ class MemoryBus(Bus):
     # -- blobs -------------------------------------------------------------------------------------------------------
 
     async def put_blob(self, tenant: str, data: bytes) -> str:
-        return await put_blob(self, tenant, data)
+        return await put_blob(self, tenant, data, now=self.server.clock.now(), max_age_s=_NEVER)
 
     async def get_blob(self, tenant: str, digest: str) -> bytes:
         return await get_blob(self, tenant, digest)
@@ -168,7 +173,8 @@ class MemoryBus(Bus):
             _fail(answer, ConnectionLost(subject=subject))
 
     def _keep(self, subscription: MemorySubscription) -> MemorySubscription:
-        self._subscriptions = {s for s in self._subscriptions if not s.has_ended} | {subscription}
+        self._subscriptions.add(subscription)
+        subscription.on_end(lambda: self._subscriptions.discard(subscription))
         return subscription
 
     def _message(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, reply: str) -> Delivery:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from parrot_mq.bus.base import Delivery
-from parrot_mq.bus.matching import matches
+from parrot_mq.bus.matching import has_wildcard, matches
 from parrot_mq.bus.memory_stream import MemoryStream
 from parrot_mq.bus.streams import SUBJECTS
 from parrot_mq.clock import Clock, SystemClock
@@ -67,7 +67,7 @@ class MemoryServer:
         self.streams: dict[str, MemoryStream] = {}
         self.is_up = True
         self.connections: list[Callable[[bool], None]] = []
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._rng = random.Random(seed)
         self._exact: dict[str, list[Listener]] = {}
         self._wild: list[Listener] = []
@@ -110,8 +110,7 @@ class MemoryServer:
             self._exact.pop(listener.pattern, None)
 
     def _listeners_like(self, listener: Listener) -> list[Listener]:
-        is_wild = "*" in listener.pattern or listener.pattern.endswith(">")
-        return self._wild if is_wild else self._exact.setdefault(listener.pattern, [])
+        return self._wild if has_wildcard(listener.pattern) else self._exact.setdefault(listener.pattern, [])
 
     def publish(self, message: Delivery) -> bool:
         """Route a message and store it where a stream takes it; returns whether anybody was there."""
@@ -162,7 +161,7 @@ class MemoryServer:
 
     def store(self, stream: MemoryStream, message: Delivery) -> Delivery | None:
         """Keep a fact and say so on its `set` subject; None if the subject is taken."""
-        stored = stream.store(message, self._clock.now())
+        stored = stream.store(message, self.clock.now())
         if stored is not None and stream.name == STREAM_VARS:
             tokens = stored.subject.split(".")
             tokens[2] = "set"

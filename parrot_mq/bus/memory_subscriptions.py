@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Callable
 
 from parrot_mq.bus.base import Handler, Subscription
 from parrot_mq.bus.listen import settle
@@ -29,10 +30,9 @@ class MemorySubscription(Subscription):
     def _leave(self) -> None:
         """Stop to be called by the server."""
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will be delivered."""
-        return self._ended.done()
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when nothing more will be delivered."""
+        self._ended.add_done_callback(lambda _: callback())
 
     async def aclose(self) -> None:
         await self._finish(None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 from parrot_mq.bus.base import Bus, Delivery, Handler, Stored, Subscription
 from parrot_mq.bus.blobs import get_blob, put_blob
 from parrot_mq.bus.config import BusConfig
-from parrot_mq.bus.connection import Connection
+from parrot_mq.bus.connection import Connection, call_all
 from parrot_mq.bus.exchange import Exchanges
 from parrot_mq.bus.facts import FactReader
 from parrot_mq.bus.follow import FollowSubscription
@@ -139,7 +140,7 @@ class NatsBus(Bus):
     # -- blobs -------------------------------------------------------------------------------------------------------
 
     async def put_blob(self, tenant: str, data: bytes) -> str:
-        return await put_blob(self, tenant, data)
+        return await put_blob(self, tenant, data, now=time.time(), max_age_s=self.config.max_age_s)
 
     async def get_blob(self, tenant: str, digest: str) -> bytes:
         return await get_blob(self, tenant, digest)
@@ -154,11 +155,11 @@ class NatsBus(Bus):
         await self._tasks.aclose()
 
     def _keep(self, subscription: CoreSubscription | PullSubscription) -> None:
-        self._subscriptions = {s for s in self._subscriptions if not s.has_ended} | {subscription}
+        self._subscriptions.add(subscription)
+        subscription.on_end(lambda: self._subscriptions.discard(subscription))
 
     def _tell_reconnected(self) -> None:
-        for listener in list(self._reconnect_listeners):
-            listener()
+        call_all(self._reconnect_listeners)
 
     def _check_message(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> bytes:
         """Refuse what the server would answer by closing the connection; returns the header block."""

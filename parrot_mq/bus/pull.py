@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import abstractmethod
+from collections.abc import Callable
 
 import structlog
 
@@ -52,6 +53,8 @@ class PullSubscription(Subscription):
     that have arrived stay queued across consumers: the next consumer starts after them.
     """
 
+    _is_acknowledged = False
+
     def __init__(
         self, connection: Connection, jetstream: JetStream, tasks: TaskOwner, stream: str, handler: Handler, name: str
     ) -> None:
@@ -78,7 +81,7 @@ class PullSubscription(Subscription):
         """Create the consumer and return its name."""
 
     @abstractmethod
-    def _accept(self, sequence: int, num_delivered: int, reply: bytes) -> bool:
+    def _accept(self, sequence: int, num_delivered: int, reply: str) -> bool:
         """Whether a message that arrived is to be handled."""
 
     def _on_deleted(self) -> ParrotError | None:
@@ -100,10 +103,9 @@ class PullSubscription(Subscription):
             raise
         self._task = self._tasks.start(self._run(), name=f"{self._name}:watch")
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will be delivered."""
-        return self._ended.done()
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when nothing more will be delivered."""
+        self._ended.add_done_callback(lambda _: callback())
 
     async def aclose(self) -> None:
         await self._finish(None)
@@ -186,8 +188,9 @@ class PullSubscription(Subscription):
         if int(facts[2]) != self._num_received:
             self._trouble.set()  # something was lost on the way: a new consumer sends it again
             return
-        if self._accept(sequence, int(facts[0]), reply):
-            self._pump.put(stream_delivery(subject, reply, payload, block, sequence=sequence, facts=facts))
+        address = reply.decode() if self._is_acknowledged else ""
+        if self._accept(sequence, int(facts[0]), address):
+            self._pump.put(stream_delivery(subject, address, payload, block, sequence=sequence, facts=facts))
         elif self._num_outstanding == 0:
             self._refill()
 

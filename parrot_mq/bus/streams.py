@@ -35,7 +35,12 @@ def stream_configs(config: BusConfig) -> list[dict[str, Any]]:
     extras: dict[str, dict[str, Any]] = {
         STREAM_VARS: {**WRITE_ONCE, "allow_direct": True, "max_age": max_age_ns, "republish": _REPUBLISH},
         STREAM_TASKS: {**WRITE_ONCE, "allow_direct": True, "retention": "workqueue"},
-        STREAM_BLOBS: {**WRITE_ONCE, "allow_direct": True, "max_age": max_age_ns, "max_msg_size": _MAX_BLOB_MESSAGE},
+        STREAM_BLOBS: {
+            **WRITE_ONCE,
+            "allow_direct": True,
+            "max_age": 2 * max_age_ns,
+            "max_msg_size": _MAX_BLOB_MESSAGE,
+        },
         STREAM_DEAD: {"max_age": dead_max_age_ns, "allow_direct": True},
     }
     common = {"storage": config.storage, "num_replicas": config.replicas, "retention": "limits"}

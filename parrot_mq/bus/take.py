@@ -32,6 +32,7 @@ class TakeSubscription(PullSubscription):
     Delivery: at least once.
     """
 
+    _is_acknowledged = True
     consumer: str = ""
 
     def prepare(self, consumer: str) -> None:
@@ -64,12 +65,12 @@ class TakeSubscription(PullSubscription):
             if len(self._acknowledged_order) > _MAX_REMEMBERED:
                 self._acknowledged.discard(self._acknowledged_order.popleft())
 
-    def _accept(self, sequence: int, num_delivered: int, reply: bytes) -> bool:
+    def _accept(self, sequence: int, num_delivered: int, reply: str) -> bool:
         if sequence in self._acknowledged:
-            self._send_ack(reply.decode())
+            self._send_ack(reply)
             return False
         is_in_hand = sequence in self._in_hand
-        self._in_hand[sequence] = reply.decode()
+        self._in_hand[sequence] = reply
         return not is_in_hand or num_delivered > 1
 
     # -- the consumer ------------------------------------------------------------------------------------------------

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 import structlog
 
-__all__ = ["TaskOwner"]
+__all__ = ["TaskOwner", "for_each"]
 
 _log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+async def for_each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]], *, num_workers: int) -> None:
+    """Call `work` for each item, some at a time; the first error ends the others and comes out bare."""
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(num_workers):
+                group.create_task(worker(), name="bus:worker")
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 class TaskOwner:
