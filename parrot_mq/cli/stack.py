@@ -123,7 +123,7 @@ async def _wait_ready(url: str, options: StackOptions, progress: Progress) -> No
             open_bus(BusConfig.from_env(servers=(url,))) as bus,
             ActorSystem(fresh_id("up"), bus=bus) as system,
         ):
-            while not _is_ready(await ask_registry(system), options, progress):
+            while not _is_ready(await ask_registry(system), options, progress):  # noqa: ASYNC110, another process
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise DeadlineExceeded(what="starting the workers", timeout_s=options.ready_timeout_s) from error
