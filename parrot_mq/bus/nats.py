@@ -60,6 +60,11 @@ class NatsBus(Bus):
     def max_payload(self) -> int:  # type: ignore[override]
         return self._connection.max_payload
 
+    @property
+    def server_version(self) -> str:
+        """Version of the server, as it announced."""
+        return self._connection.server_version
+
     # -- core --------------------------------------------------------------------------------------------------------
 
     async def publish(
