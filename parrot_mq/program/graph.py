@@ -9,16 +9,15 @@ Source: Parrot, OSDI'24, section 4.2 (GetProducer, GetConsumers) and 5.1 (the gr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from parrot_mq.errors import DuplicateProducer, GraphCycleError
+from parrot_mq.program.ranks import Ranks
 from parrot_mq.types import TaskId, VariableId
 
 __all__ = ["FailedNode", "Graph", "Node"]
-
-_MAX_SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class Graph:
         # Which consumers still wait for a variable: a part of _consumers. Nodes are named by what they write.
         self._waiting: dict[VariableId, dict[VariableId, Node]] = {}
         self._num_missing: dict[VariableId, int] = {}
+        self._ranks = Ranks(dependents=self._dependents, dependencies=self._dependencies)
 
     def __len__(self) -> int:
         return len(self._producers)
@@ -84,7 +84,7 @@ class Graph:
         """Add the nodes of a task, all or none.
 
         Args:
-            nodes: New nodes, in any order; cheapest with producers before their consumers.
+            nodes: New nodes, in any order.
             known: The variables that are set. A node does not wait for them. It does wait for a variable that has
                 failed, until `fail` is called for it.
 
@@ -101,7 +101,7 @@ class Graph:
                 self._check_sole_producer(node)
                 self._insert(node, known)
                 added.append(node)
-                self._check_no_cycle(node)
+                self._ranks.insert(node.writes)
         except (DuplicateProducer, GraphCycleError):
             for node in reversed(added):
                 self.finish(node.writes)
@@ -155,6 +155,7 @@ class Graph:
         if node is None:
             return False
         del self._num_missing[writes]
+        self._ranks.remove(writes)
         for variable in node.reads:
             _discard(self._consumers, variable, writes)
             _discard(self._waiting, variable, writes)
@@ -168,7 +169,10 @@ class Graph:
             assert self._num_missing[variable] == len(self.missing(node))
             for read in node.reads:
                 consumers.setdefault(read, set()).add(variable)
+            for dependency in self._dependencies(variable):
+                assert self._ranks[dependency] < self._ranks[variable], f"{variable} is not above {dependency}"
         assert self._num_missing.keys() == self._producers.keys()
+        assert len(self._ranks) == len(self._producers)
         assert {variable: set(readers) for variable, readers in self._consumers.items()} == consumers
         for variable, waiting in self._waiting.items():
             assert waiting, f"an empty index entry of {variable} is left over"
@@ -189,17 +193,6 @@ class Graph:
                 num_missing += 1
         self._num_missing[node.writes] = num_missing
 
-    def _check_no_cycle(self, node: Node) -> None:
-        """Search from a new node in both directions at once, until one of them has no way on.
-
-        There was no cycle before, so a new one runs through `node`. Whoever adds producers before their consumers, or
-        the other way round, pays nothing: one direction is empty at once. Else the cost is that of the smaller side.
-        """
-        forward, backward = _walk(node.writes, self._dependents), _walk(node.writes, self._dependencies)
-        for after, before in zip(forward, backward, strict=False):
-            if node.writes in (after, before):
-                raise GraphCycleError(cycle=self._shortest_cycle(node.writes))
-
     def _dependents(self, variable: VariableId) -> Iterator[VariableId]:
         """What is written by the nodes that wait for a variable."""
         return iter(self._waiting.get(variable, ()))
@@ -207,23 +200,6 @@ class Graph:
     def _dependencies(self, variable: VariableId) -> Iterator[VariableId]:
         """What the producer of a variable waits for and another node will write."""
         return (read for read in self.missing(self._producers[variable]) if read in self._producers)
-
-    def _shortest_cycle(self, start: VariableId) -> list[str]:
-        """The variables along the shortest way from one back to itself; the middle of a long way is left out."""
-        previous: dict[VariableId, VariableId] = {}
-        queue = deque([start])
-        while start not in previous:
-            variable = queue.popleft()
-            for each in self._dependents(variable):
-                if each not in previous:
-                    previous[each] = variable
-                    queue.append(each)
-        way: list[str] = [start]
-        while (variable := previous[VariableId(way[-1])]) != start:
-            way.append(variable)
-        way = [start, *reversed(way)]
-        half = _MAX_SHOWN // 2
-        return way if len(way) <= _MAX_SHOWN else [*way[:half], "…", *way[-half:]]
 
     def _count_doomed_reads(self, variable: VariableId) -> dict[VariableId, int]:
         """For every node that waits for a variable, directly or not: how many of its reads will never be set."""
@@ -235,21 +211,6 @@ class Graph:
                     stack.append(writes)
                 num_doomed[writes] = num_doomed.get(writes, 0) + 1
         return num_doomed
-
-
-def _walk(start: VariableId, neighbours: Callable[[VariableId], Iterator[VariableId]]) -> Iterator[VariableId]:
-    """The far end of every edge that can be reached; the start itself only if a way leads back to it."""
-    seen = {start}
-    stack = [neighbours(start)]
-    while stack:
-        for variable in stack[-1]:
-            yield variable
-            if variable not in seen:
-                seen.add(variable)
-                stack.append(neighbours(variable))
-                break
-        else:
-            stack.pop()
 
 
 def _discard(index: dict[VariableId, dict[VariableId, Node]], variable: VariableId, writes: VariableId) -> None:
