@@ -6,32 +6,24 @@ Each test that uses `nats_url` or `nats_bus` shares one server with all others o
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from parrot_mq.bus import Bus, BusConfig, MemoryBus, MemoryServer, NatsServer, open_bus
+from parrot_mq.testing.nats_server import running_nats_server
 
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NatsServer]:
-    """The server of this session, with JetStream, on a free port."""
-    server = NatsServer()
-    asyncio.run(_start(server))
-    yield server
-    asyncio.run(server.stop())
-
-
-async def _start(server: NatsServer) -> None:
-    await server.start()
-    async with open_bus(BusConfig(servers=(server.url,))) as bus:
-        await bus.ensure_streams()
+    """The server of this session, with the streams, on a free port."""
+    with running_nats_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def nats_url(nats_server: NatsServer) -> str:
-    """Address of the server of this session; its streams exist."""
+    """Address of the server of this session."""
     return nats_server.url
 
 

@@ -202,7 +202,8 @@ class Bus(ABC):
     async def take(self, stream: str, handler: Handler, *, consumer: str) -> Subscription:
         """Take over a work queue: deliver all that is not acknowledged, then what comes.
 
-        One process at a time holds `consumer`: whoever held it before ends with `ConsumerTakenOver`.
+        One process at a time holds the queue, under the name `consumer`: whoever held it before ends with
+        `ConsumerTakenOver`.
         """
 
     @abstractmethod

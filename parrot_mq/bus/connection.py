@@ -93,8 +93,10 @@ class Connection:
         client, self._client = self._client, None
         self._wake()
         if client is not None:
-            await client.ping(min(2.0, self.config.connect_timeout_s))
-            await client.end()
+            try:
+                await client.ping(min(2.0, self.config.connect_timeout_s))
+            finally:
+                await client.end()
 
     @property
     def is_closed(self) -> bool:

@@ -19,7 +19,6 @@ from parrot_mq.errors import (
 )
 
 __all__ = [
-    "CONSUMER_EXISTS",
     "CONSUMER_NOT_FOUND",
     "STREAM_EXISTS",
     "STREAM_NOT_FOUND",
@@ -40,8 +39,7 @@ STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 STREAM_OVERLAP = 10065
 SUBJECT_WRITTEN = 10077
-WORK_QUEUE_HELD = 10100
-CONSUMER_EXISTS = 10148
+WORK_QUEUE_HELD = 10099
 TEMPORARY = frozenset({10008, 10009, 10023, 10041, 10074})
 """No leader now, peers offline, insufficient resources, server not ready: try again."""
 _DISABLED = frozenset({10039, 10076})

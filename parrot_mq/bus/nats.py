@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -41,6 +42,7 @@ class NatsBus(Bus):
         self._publisher = Publisher(
             self._exchanges, self._facts, max_in_flight=config.max_in_flight, timeout_s=config.publish_timeout_s
         )
+        self._closing = asyncio.Lock()
         self._subscriptions: set[CoreSubscription | PullSubscription] = set()
 
     @classmethod
@@ -153,11 +155,12 @@ class NatsBus(Bus):
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        for subscription in list(self._subscriptions):
-            await subscription.close_with(ConnectionClosed())
-        await self._connection.aclose()
-        self._exchanges.close()
-        await self._tasks.aclose()
+        async with self._closing:  # a second caller waits for the first, which may be one of our own handlers
+            for subscription in list(self._subscriptions):
+                await subscription.close_with(ConnectionClosed())
+            await self._connection.aclose()
+            self._exchanges.close()
+            await self._tasks.aclose()
 
     def _keep(self, subscription: CoreSubscription | PullSubscription) -> None:
         self._subscriptions.add(subscription)

@@ -8,11 +8,11 @@ from typing import Any
 
 from parrot_mq.bus.base import Delivery
 from parrot_mq.bus.frames import publish_frame
-from parrot_mq.bus.jetstream import CONSUMER_EXISTS, WORK_QUEUE_HELD, Backoff
+from parrot_mq.bus.jetstream import WORK_QUEUE_HELD, Backoff
 from parrot_mq.bus.pull import PullSubscription
 from parrot_mq.errors import ConsumerTakenOver, ParrotError, PublishRejected
 
-__all__ = ["TakeSubscription", "consumer_of"]
+__all__ = ["TakeSubscription"]
 
 _ACK_WAIT_S = 3600
 _MAX_ACK_PENDING = 100_000
@@ -84,7 +84,7 @@ class TakeSubscription(PullSubscription):
             try:
                 await self._jetstream.create_consumer(self.stream, _settings(name))
             except PublishRejected as error:
-                if error.err_code not in (WORK_QUEUE_HELD, CONSUMER_EXISTS):
+                if error.err_code != WORK_QUEUE_HELD:
                     raise
                 if self._consumer or not await backoff.pause():
                     raise self._taken_over() from None
@@ -92,8 +92,8 @@ class TakeSubscription(PullSubscription):
                 return name
 
     async def _clear_the_way(self) -> None:
-        """Delete the consumers of this queue; but if we held it and there is another's, it was taken from us."""
-        names = [n for n in await self._jetstream.consumer_names(self.stream) if consumer_of(n) == self.consumer]
+        """Delete the consumer that stands there; but if we held the queue and it is another's, it was taken from us."""
+        names = await self._jetstream.consumer_names(self.stream)
         if self._consumer and not self._own_names.issuperset(names):
             raise self._taken_over()
         for name in names:
@@ -104,11 +104,6 @@ class TakeSubscription(PullSubscription):
 
     def _taken_over(self) -> ConsumerTakenOver:
         return ConsumerTakenOver(stream=self.stream, consumer=self.consumer)
-
-
-def consumer_of(name: str) -> str:
-    """The queue that a holder's consumer belongs to."""
-    return name.rpartition("-")[0]
 
 
 def _settings(name: str) -> dict[str, Any]:
