@@ -15,7 +15,9 @@ from parrot_mq.observability import get_logger
 __all__ = ["Child"]
 
 STOP_TIMEOUT_S = 40.0
-MAX_PAUSE_S = 10.0
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 10.0
+REPORTED = 1
+"""Exit status of a process that ended with a clear error; starting it again would not help."""
 MAX_EARLY_ENDS = 3
 EARLY_S = 5.0
 """A child that ends sooner than this has failed to start; after a few times it is given up."""
@@ -46,21 +48,20 @@ class Child:
         """Keep it running until cancelled.
 
         Raises:
-            ProcessFailed: It ended several times right after its start; says its last words.
+            ProcessFailed: It ended with an error of ours, or several times right after its start; says its last words.
         """
         loop = asyncio.get_running_loop()
-        num_early, pause_s = 0, 0.1
+        num_early, pause_s = 0, MIN_PAUSE_S
         try:
             while True:
                 started_at = loop.time()
                 status = await self._run_once()
-                is_early = loop.time() - started_at < EARLY_S
-                num_early = num_early + 1 if is_early else 0
+                num_early = num_early + 1 if loop.time() - started_at < EARLY_S else 0
+                if status == REPORTED or num_early >= MAX_EARLY_ENDS:
+                    raise ProcessFailed(name=self.name, status=status, last_words=self._last_words(status))
                 log.warning("process_ended", name=self.name, status=status, restart_in_s=pause_s)
-                if num_early >= MAX_EARLY_ENDS or (is_early and status == 1):
-                    raise ProcessFailed(name=self.name, status=status, last_words=self._last_words())
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, MAX_PAUSE_S) if is_early else 0.1
+                pause_s = min(pause_s * 2, MAX_PAUSE_S) if num_early else MIN_PAUSE_S
         finally:
             await self._stop()
 
@@ -91,6 +92,6 @@ class Child:
             process.kill()
             await process.wait()
 
-    def _last_words(self) -> str:
+    def _last_words(self, status: int) -> str:
         lines = self._log_file.read_text(errors="replace").strip().splitlines()
-        return "\n".join(lines[-8:])
+        return "\n".join(lines[-1:] if status == REPORTED else lines[-8:])

@@ -63,7 +63,9 @@ async def _first_of(stop: asyncio.Event, service: asyncio.Task[None]) -> None:
 
 async def _serve(options: StackOptions, console: Console) -> None:
     async with open_stack_visibly(options, console) as stack:
-        console.print(f"[bold green]ready[/] at [bold]{stack.url}[/], logs in {stack.log_dir}; Ctrl-C stops")
+        console.print(
+            f"[bold green]ready[/] at [bold]{stack.url}[/], logs in {stack.log_dir}; Ctrl-C stops", soft_wrap=True
+        )
         console.print(f"  PARROT_MQ_SERVERS={stack.url} parrot-mq run app.py")
         await asyncio.Event().wait()
 

@@ -25,6 +25,7 @@ from parrot_mq.messages import (
     session_subjects,
     stream_subject,
 )
+from parrot_mq.types import check_name
 
 __all__ = ["get", "set_", "watch"]
 
@@ -47,9 +48,15 @@ def set_(
 
 
 async def _set(servers: str, tenant: str, session: str, variable: str, text: str) -> None:
+    _check_names(session, variable)
     config = bus_config(servers, name="parrot-mq set")
     async with Client.connect(tenant=tenant, config=config) as client, client.session(session) as opened:
         await opened.variable(variable).set(text)
+
+
+def _check_names(session: str, variable: str) -> None:
+    check_name("session", session)
+    check_name("variable", variable)
 
 
 def get(
@@ -68,6 +75,7 @@ def get(
 
 
 async def _get(servers: str, tenant: str, session: str, name: str, timeout_s: float, is_stream: bool) -> None:
+    _check_names(session, name)
     config = bus_config(servers, name="parrot-mq get")
     async with Client.connect(tenant=tenant, config=config) as client, client.session(session) as opened:
         variable = opened.variable(name)

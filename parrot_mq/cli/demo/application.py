@@ -106,7 +106,8 @@ def read_records(path: Path, *, field: str, label: str) -> Records:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read {str(path)!r}: {error}; name a text file") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"cannot read {str(path)!r}: {reason}; name a text file") from error
     texts = tuple(block.strip() for block in text.split("\n\n") if block.strip())
     for record in texts:
         where = f"{path}:{text[: text.index(record)].count(chr(10)) + 1}"
