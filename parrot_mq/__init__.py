@@ -1,1 +1,20 @@
-"""parrot-mq."""
+"""parrot-mq: serve LLM applications over NATS.
+
+A program is a graph of prompts joined by semantic variables; a variable is a NATS subject that is written once. What a
+program needs is here; the parts are in the packages: `client`, `program`, `messages`, `bus`, `actors`, `coordinator`.
+"""
+
+from parrot_mq.client import Client, Session
+from parrot_mq.errors import ParrotError
+from parrot_mq.program import Input, Output, SemanticVariable, Separator, semantic_function
+
+__all__ = [
+    "Client",
+    "Input",
+    "Output",
+    "ParrotError",
+    "SemanticVariable",
+    "Separator",
+    "Session",
+    "semantic_function",
+]
