@@ -79,10 +79,8 @@ class WorkerConfig:
             if one.name not in settings and environ.get(variable):
                 settings[one.name] = _read(variable, environ[variable], _READERS[str(one.type)])
         if "model_path" not in settings:
-            variable = ENVIRONMENT_PREFIX + "MODEL_PATH"
-            raise ConfigurationError(
-                f"{variable} is not set; expected the folder of a checkpoint", setting="model_path"
-            )
+            sentence = f"{ENVIRONMENT_PREFIX}MODEL_PATH is not set: expected the folder of a checkpoint"
+            raise ConfigurationError(sentence, setting="model_path")
         return cls(**settings)  # type: ignore[arg-type]  # each reader gives what its field takes
 
 

@@ -27,7 +27,7 @@ class Detokenizer:
     def __init__(self, decode: Callable[[list[int]], str], prompt_ids: Sequence[int]) -> None:
         self._decode = decode
         tails = [list(prompt_ids[-length:]) for length in _NUM_CONTEXT_TOKENS]
-        self._context = next((tail for tail in tails if not decode(tail).startswith(_REPLACEMENT)), tails[0])
+        self._context = min(tails, key=lambda tail: decode(tail).count(_REPLACEMENT))
         self._context_text = decode(self._context)
         self._held: list[int] = []
 
@@ -49,10 +49,13 @@ class Detokenizer:
         return self._tell(len(self._held), self._decode(self._held))
 
     def _give_way(self) -> str:
-        """Tell the older half of the held tokens if they are no part of a character with the newer half."""
-        half = len(self._held) // 2
-        older, newer = self._decode(self._held[:half]), self._decode(self._held[half:])
-        return self._tell(half, older) if older + newer == self._decode(self._held) else ""
+        """Tell the older held tokens, cut where fewest characters break; the last three may be an unfinished one."""
+
+        def num_broken(cut: int) -> int:
+            return (self._decode(self._held[:cut]) + self._decode(self._held[cut:])).count(_REPLACEMENT)
+
+        cut = min(range(len(self._held) - 3, 0, -1), key=num_broken)
+        return self._tell(cut, self._decode(self._held[:cut]))
 
     def _tell(self, num_tokens: int, text: str) -> str:
         """Make the first held tokens the context of what follows."""

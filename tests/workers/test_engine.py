@@ -1,0 +1,318 @@
+"""SimpleEngine: every request ends once, a failure stays with those it concerns, a text is the same in any company."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest, Started
+from parrot_workers.engine.engine import SimpleEngine
+from parrot_workers.models import LoadedModel
+
+from parrot_mq.errors import (
+    CapacityExhausted,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineFailure,
+    ParrotError,
+    TaskCancelled,
+)
+from tests.workers.driving import check_story, ends, make_request, run
+
+_PREFIX = "All of these prompts begin with the same sentence. "
+
+
+@pytest.fixture
+def model(loaded: Callable[[str], LoadedModel]) -> LoadedModel:
+    return loaded("llama")
+
+
+def _finished(events: list[EngineEvent], key: str) -> Finished:
+    end = ends(events)[key]
+    assert isinstance(end, Finished), end
+    return end
+
+
+# -- sharing ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_of_a_group_pays_for_the_prefix(model: LoadedModel) -> None:
+    engine = SimpleEngine(model)
+    events = run(engine, [make_request(f"r{i}", f"{_PREFIX}{i}", max_tokens=2) for i in range(3)])
+    length = len(_PREFIX)
+    shared = [event.num_shared_tokens for event in events if isinstance(event, Started)]
+    assert sorted(shared) == [0, length, length]
+    statistics = engine.statistics()
+    assert statistics.num_prompt_tokens == 3 * (length + 1)
+    assert statistics.num_shared_tokens == 2 * length
+    assert statistics.num_batches == 1
+    assert statistics.num_output_tokens == 6
+
+
+def test_a_shared_prefix_goes_through_the_model_once(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = model.model.forward
+
+    def spy(*, input_ids: torch.Tensor, **rest: Any) -> Any:
+        seen.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model.model, "forward", spy)
+    run(SimpleEngine(model), [make_request(f"r{i}", f"{_PREFIX}{'x' * i}", max_tokens=3) for i in range(1, 5)])
+    assert seen == [(1, len(_PREFIX)), (4, 4), (4, 1), (4, 1)]
+
+
+def test_a_short_common_prefix_is_not_shared(model: LoadedModel) -> None:
+    requests = [make_request(key, "0123456789" + key, max_tokens=1) for key in "ab"]
+    engine = SimpleEngine(model, min_shared_tokens=11)
+    run(engine, requests)
+    assert engine.statistics().num_shared_tokens == 0
+    engine = SimpleEngine(model, min_shared_tokens=10)
+    run(engine, requests)
+    assert engine.statistics().num_shared_tokens == 10
+
+
+# -- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_sampled_text_does_not_depend_on_the_batch(loaded: Callable[[str], LoadedModel], family: str) -> None:
+    model = loaded(family)
+    requests = [
+        make_request(f"r{i}", _PREFIX * (i % 2) + "x" * i, seed=i, max_tokens=24, temperature=0.9, top_p=0.95, top_k=40)
+        for i in range(6)
+    ]
+    together = run(SimpleEngine(model), requests)
+    for request in requests:
+        alone = run(SimpleEngine(model), [request])
+        assert _finished(alone, request.key).text == _finished(together, request.key).text
+
+
+def test_the_seed_decides_the_text(model: LoadedModel) -> None:
+    requests = [make_request(f"r{i}", "same", seed=i // 2, max_tokens=16, temperature=1.0) for i in range(4)]
+    events = run(SimpleEngine(model), requests)
+    texts = [_finished(events, request.key).text for request in requests]
+    assert texts[0] == texts[1] != texts[2] == texts[3]
+
+
+def test_a_stop_string_ends_the_text_before_it(model: LoadedModel) -> None:
+    full = _finished(run(SimpleEngine(model), [make_request("a", "hello", max_tokens=40)]), "a").text
+    stop = full[10:13]
+    events = run(SimpleEngine(model), [make_request("a", "hello", max_tokens=40, stop=[stop])])
+    check_story(events, ["a"])
+    end = _finished(events, "a")
+    assert end.text == full[: full.index(stop)]
+    assert end.finish_reason == "stop"
+    assert end.num_output_tokens < 40
+
+
+def test_a_stop_string_that_never_comes_costs_no_text(model: LoadedModel) -> None:
+    full = _finished(run(SimpleEngine(model), [make_request("a", "hello", max_tokens=20)]), "a").text
+    stop = full[-2:] + "never"
+    end = _finished(run(SimpleEngine(model), [make_request("a", "hello", max_tokens=20, stop=[stop])]), "a")
+    assert (end.text, end.finish_reason) == (full, "length")
+
+
+def test_an_empty_prompt_begins_with_the_token_that_begins_a_text(model: LoadedModel) -> None:
+    end = _finished(run(SimpleEngine(model), [make_request("a", "", max_tokens=3)]), "a")
+    assert (end.num_prompt_tokens, end.num_output_tokens) == (1, 3)
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_does_not_fit_is_refused_at_once(model: LoadedModel) -> None:
+    engine = SimpleEngine(model, max_context_tokens=100)
+    assert engine.max_context_tokens == 100
+    requests = [make_request("fits", "x" * 90, max_tokens=10), make_request("long", "x" * 91, max_tokens=10)]
+    engine.submit(requests)
+    events = engine.step()
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert [event.key for event in failed] == ["long"]
+    assert isinstance(failed[0].error, ContextLengthExceeded)
+    assert failed[0].error.facts == {"num_prompt_tokens": 91, "max_tokens": 10, "limit": 100}
+    assert isinstance(ends(events + run(engine))["fits"], Finished)
+
+
+def test_the_model_bounds_the_context(model: LoadedModel) -> None:
+    assert SimpleEngine(model).max_context_tokens == 512
+    assert SimpleEngine(model, max_context_tokens=100_000).max_context_tokens == 512
+
+
+def test_the_longest_context_runs_to_its_end(model: LoadedModel) -> None:
+    end = _finished(run(SimpleEngine(model), [make_request("a", "x" * 500, max_tokens=12)]), "a")
+    assert end.num_output_tokens == 12
+
+
+def test_a_request_past_its_deadline_is_not_started(model: LoadedModel) -> None:
+    clock = [100.0]
+    engine = SimpleEngine(model, num_slots=1, now=lambda: clock[0])
+    engine.submit([make_request("first", max_tokens=5, deadline=101), make_request("late", deadline=102)])
+    events = engine.step()
+    clock[0] = 103.0
+    events += engine.step()
+    late = ends(events)["late"]
+    assert isinstance(late, DeadlineExceeded)
+    assert late.timeout_s == 2
+    assert isinstance(ends(events + run(engine))["first"], Finished)  # it had started
+
+
+def test_a_token_beyond_the_vocabulary_fails_its_request_alone(model: LoadedModel) -> None:
+    small = replace(model, vocab_size=200)
+    found = ends(run(SimpleEngine(small), [make_request("bad", "🦜"), make_request("good", max_tokens=2)]))
+    assert isinstance(bad := found["bad"], EngineFailure)
+    assert bad.message.startswith("the engine failed: token 2")
+    assert isinstance(found["good"], Finished)
+
+
+def test_a_prompt_that_cannot_be_tokenized_fails_alone(model: LoadedModel) -> None:
+    found = ends(run(SimpleEngine(model), [make_request("bad", "\ud800"), make_request("good", max_tokens=2)]))
+    assert isinstance(found["bad"], EngineFailure)
+    assert isinstance(found["good"], Finished)
+
+
+# -- failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (ZeroDivisionError("by zero"), EngineFailure),
+        (torch.OutOfMemoryError("CUDA out of memory"), CapacityExhausted),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), CapacityExhausted),
+        (MemoryError(), CapacityExhausted),
+    ],
+)
+@pytest.mark.parametrize("num_good_steps", [0, 3])
+def test_an_exception_in_a_forward_fails_its_batch_alone(
+    model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    expected: type[ParrotError],
+    num_good_steps: int,
+) -> None:
+    engine = SimpleEngine(model)
+    engine.submit([make_request("other", max_tokens=20)])
+    events = engine.step()
+    engine.submit([make_request(key, _PREFIX + key, max_tokens=20) for key in ("bad1", "bad2")])
+    for _ in range(num_good_steps):
+        events += engine.step()
+    forward = model.model.forward
+
+    def fail_for_two(*, input_ids: torch.Tensor, **rest: Any) -> Any:
+        if input_ids.shape[0] == 2 or input_ids.shape[1] == len(_PREFIX + "bad"):
+            raise raised
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model.model, "forward", fail_for_two)
+    events += engine.step()
+    monkeypatch.setattr(model.model, "forward", forward)
+    events += run(engine, [make_request("next", max_tokens=2)])
+    found = ends(events)
+    check_story(events, ["other", "bad1", "bad2", "next"])
+    assert isinstance(found["bad1"], expected)
+    assert isinstance(found["bad2"], expected)
+    assert isinstance(found["other"], Finished)
+    assert isinstance(found["next"], Finished)
+
+
+def test_a_row_whose_logits_are_not_numbers_fails_alone(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = model.model.forward
+
+    def poison(**arguments: Any) -> Any:
+        output = forward(**arguments)
+        output.logits[0] = float("nan")
+        return output
+
+    engine = SimpleEngine(model)
+    engine.submit([make_request("a", "a", max_tokens=5), make_request("b", "b", max_tokens=5)])
+    events = engine.step()
+    monkeypatch.setattr(model.model, "forward", poison)
+    events += engine.step()
+    monkeypatch.setattr(model.model, "forward", forward)
+    events += run(engine)
+    found = ends(events)
+    check_story(events, ["a", "b"])
+    assert isinstance(found["a"], EngineFailure)
+    expected = _finished(run(SimpleEngine(model), [make_request("b", "b", max_tokens=5)]), "b")
+    assert found["b"] == expected
+
+
+# -- life of requests ------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_row_leaves_before_the_next_forward(model: LoadedModel) -> None:
+    engine = SimpleEngine(model, num_slots=2)
+    engine.submit([make_request(key, _PREFIX + key, max_tokens=30) for key in "abc"])
+    events = engine.step()
+    engine.cancel(["a", "unknown"])
+    assert engine.statistics().num_running == 1
+    events += engine.step()
+    assert next(event for event in events if isinstance(event, Failed)).key == "a"
+    assert any(isinstance(event, Started) and event.key == "c" for event in events)  # it has the free slot
+    engine.submit([make_request("a", _PREFIX + "a", max_tokens=2)])  # a cancelled key may be used again
+    later = run(engine)
+    check_story([event for event in later if event.key == "a"], ["a"])
+    expected = _finished(run(SimpleEngine(model), [make_request("b", _PREFIX + "b", max_tokens=30)]), "b")
+    assert _finished(later, "b").text == expected.text
+
+
+def test_a_key_cancelled_and_submitted_again_between_steps_starts_afresh(model: LoadedModel) -> None:
+    engine = SimpleEngine(model)
+    engine.submit([make_request("a", max_tokens=4)])
+    engine.step()
+    engine.cancel(["a"])
+    engine.submit([make_request("a", max_tokens=4)])
+    events = run(engine)
+    assert isinstance(events[0], Failed)
+    check_story(events[1:], ["a"])
+
+
+def test_no_more_run_than_there_are_slots(model: LoadedModel) -> None:
+    engine = SimpleEngine(model, num_slots=3)
+    engine.submit([make_request(f"r{i}", max_tokens=1 + i % 4) for i in range(10)])
+    while engine.has_work:
+        engine.step()
+        assert engine.statistics().num_running <= 3
+    assert engine.statistics().num_waiting == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_whatever_comes_every_request_ends_once(loaded: Callable[[str], LoadedModel], family: str, seed: int) -> None:
+    """Random submissions and cancellations; those that finish have the text they have alone."""
+    rng = random.Random(seed)
+    engine = SimpleEngine(loaded(family), num_slots=rng.randint(1, 6))
+    requests: dict[str, GenerationRequest] = {}
+    cancelled: set[str] = set()
+    events: list[EngineEvent] = []
+    for _ in range(30):
+        new = [_random_request(f"r{len(requests) + i}", rng) for i in range(rng.choice([0, 0, 0, 1, 5]))]
+        requests.update((request.key, request) for request in new)
+        engine.submit(new)
+        if requests and rng.random() < 0.2:
+            victims = rng.sample(sorted(requests), min(2, len(requests)))
+            cancelled.update(victims)
+            engine.cancel(victims)
+        events += engine.step()
+    events += run(engine)
+    check_story(events, requests)
+    for key, end in ends(events).items():
+        if isinstance(end, Finished):
+            alone = _finished(run(SimpleEngine(loaded(family)), [requests[key]]), key)
+            assert (end.text, end.num_output_tokens) == (alone.text, alone.num_output_tokens)
+        else:
+            assert isinstance(end, TaskCancelled)
+            assert key in cancelled
+    statistics = engine.statistics()
+    assert (statistics.num_running, statistics.num_waiting) == (0, 0)
+
+
+def _random_request(key: str, rng: random.Random) -> GenerationRequest:
+    prompt = rng.choice(["", _PREFIX, _PREFIX + _PREFIX]) + "abc"[: rng.randint(1, 3)] * rng.randint(1, 12)
+    temperature = rng.choice([0.0, 0.8])
+    return make_request(key, prompt, seed=rng.randint(0, 9), max_tokens=rng.randint(1, 12), temperature=temperature)
