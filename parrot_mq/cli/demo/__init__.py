@@ -18,7 +18,7 @@ from parrot_mq.cli.process import run_async
 from parrot_mq.cli.stack import StackOptions
 from parrot_mq.cli.up import Model, Slots, open_stack_visibly
 from parrot_mq.client import Client
-from parrot_mq.errors import CodecError, ConfigurationError
+from parrot_mq.errors import CodecError
 from parrot_mq.messages import TaskEvent, decode, event_subject
 from parrot_mq.observability import configure_logging
 
@@ -83,6 +83,8 @@ def _recording(recorder: Recorder) -> Handler:
 
 def _judge(answer: str, expected: str, console: Console) -> None:
     console.print(f"\nanswer of the model: [bold]{answer}[/]")
-    if answer != expected:
-        raise ConfigurationError(f"plain Python finds {expected!r}; the model has made a mistake")
-    console.print("[green]plain Python finds the same[/]")
+    if answer == expected:
+        console.print("[green]plain Python finds the same[/]")
+    else:
+        console.print(f"[red]plain Python finds {expected}[/]: the model has made a mistake")
+        raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """The demo's application: a map-reduce over the records of a text file.
 
-Map: every record is asked for a number and a label. Reduce: a tree of comparisons finds the largest number. Then the
-records are compared with it, and the label of the one that has it is written in capitals with its number.
+Map: every record is asked for a number and a label. Reduce: a tree of comparisons finds the largest number. Then all
+numbers are compared with it, and the label of the record that has it is written in capitals, with the number.
 """
 
 from __future__ import annotations
@@ -77,13 +77,15 @@ class Records:
 async def find_largest(records: Records) -> SemanticVariable:
     """Submit the whole graph; returns the variable of the answer, which is not yet set.
 
-    Only the choice of the winner waits for answers here: a condition is ordinary Python.
+    The two questions about a record follow each other, so the record is read once for both. Only the choice of the
+    winner waits for answers here: a condition is ordinary Python.
     """
-    numbers = [read_field(record=text, field=records.field) for text in records.texts]
-    labels = [read_field(record=text, field=records.label) for text in records.texts]
+    fields = (records.field, records.label)
+    read = [[read_field(record=text, field=field) for field in fields] for text in records.texts]
+    numbers = [number for number, _ in read]
     largest = _reduce(numbers)
     matches = [is_same(first=number, second=largest) for number in numbers]
-    for match, label in zip(matches, labels, strict=True):
+    for match, (_, label) in zip(matches, read, strict=True):
         if await match == "yes":
             return join(first=upper_case(text=label), second=largest)
     raise GenerationAborted("no record has the largest number; the model has made a mistake")

@@ -27,6 +27,9 @@ def draw_graph(recorder: Recorder) -> RenderableType:
     """The graph as it is now: stages from top to bottom, and what each one reads."""
     stages = recorder.stages()
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, outputs in stages.items():
         marks = Text.assemble(*(MARKS[output.state] for output in outputs))
         sources = _sources(outputs, recorder)
@@ -41,9 +44,15 @@ def _sources(outputs: list[OutputRecord], recorder: Recorder) -> list[str]:
 
 def draw_summary(recorder: Recorder) -> RenderableType:
     """What the server did, by stage."""
-    table = Table("stage", title="what the server did", title_justify="left", title_style="bold", box=None)
-    for heading in ("tasks", "batches", "prompt tokens", "shared by prefix", "generated", "time"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        "stage",
+        title="\nwhat the server did (tokens; shared: read once for several prompts that begin alike)",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+    )
+    for heading in ("tasks", "batches", "prompt tokens", "shared", "generated", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in recorder.summaries():
         share = row.num_shared_tokens / row.num_prompt_tokens if row.num_prompt_tokens else 0.0
         table.add_row(
