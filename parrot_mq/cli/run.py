@@ -25,7 +25,7 @@ def run(
     arguments: Annotated[list[str] | None, typer.Argument(help="Arguments of the program.")] = None,
     servers: Servers = "",
     model: Model = "tiny",
-    slots: Slots = 16,
+    slots: Slots = 64,
 ) -> None:
     """Run a Python program against a service.
 

@@ -41,7 +41,7 @@ class StackOptions:
 
     model: str = "tiny"
     num_workers: int = 1
-    num_slots: int = 16
+    num_slots: int = 64
     port: int = 0
     store_dir: Path | None = None
     log_level: str = "info"

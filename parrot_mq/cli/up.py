@@ -27,7 +27,7 @@ Slots = Annotated[int, typer.Option(min=1, help="Generations that one worker run
 def up(
     model: Model = "tiny",
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; each loads the model.")] = 1,
-    slots: Slots = 16,
+    slots: Slots = 64,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the nats-server; 0 takes a free one.")] = 4222,
     store: Annotated[
         Path | None, typer.Option(help="Folder that keeps the facts across restarts; by default they go with Ctrl-C.")

@@ -160,7 +160,7 @@ def test_doctor_finds_a_running_service_well(up: subprocess.Popen[str]) -> None:
     assert result.returncode == 0, result.stdout
     for line in ("server", "version", "JetStream", "streams", "clocks", "coordinator", "workers"):
         assert re.search(rf"^ok +{line}", result.stdout, re.MULTILINE), result.stdout
-    assert "1 of 1 ready, 16 slots, models: tiny" in result.stdout
+    assert "1 of 1 ready, 64 slots, models: tiny" in result.stdout
 
 
 def test_set_and_get_need_no_other_tool(up: subprocess.Popen[str]) -> None:

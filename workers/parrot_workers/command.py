@@ -20,6 +20,7 @@ from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
 __all__ = ["serve", "worker"]
 
 TINY = "tiny"
+"""Too small a model for several threads: they would wait for each other."""
 
 
 def worker(
@@ -35,7 +36,7 @@ def worker(
         str, typer.Option(help="Name that tasks call the model by; the folder's name by default.")
     ] = "",
     name: Annotated[str, typer.Option(help="Names this worker on the bus; a random name by default.")] = "",
-    slots: Annotated[int | None, typer.Option(help="Generations that run at a time.", show_default="16")] = None,
+    slots: Annotated[int | None, typer.Option(help="Generations that run at a time.", show_default="64")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", show_default="auto")] = None,
     log_level: LogLevel = "info",
@@ -46,16 +47,12 @@ def worker(
     runs, and gives back the rest.
     """
     configure_logging(log_level)
-    path = checkpoint_path() if model == TINY else Path(model)
-    settings = {
-        "model_path": path,
-        "model_name": served_as or (TINY if model == TINY else ""),
-        "worker_id": name,
-        "num_slots": slots,
-        "device": device,
-        "dtype": dtype,
-    }
-    run_async(_run(servers, {key: value for key, value in settings.items() if value not in (None, "")}))
+    settings: dict[str, object] = {"model_path": Path(model)}
+    if model == TINY:
+        settings = {"model_path": checkpoint_path(), "model_name": TINY, "num_threads": 1}
+    given = {"model_name": served_as, "worker_id": name, "num_slots": slots, "device": device, "dtype": dtype}
+    settings |= {key: value for key, value in given.items() if value}
+    run_async(_run(servers, settings))
 
 
 async def _run(servers: str, settings: dict[str, object]) -> None:

@@ -39,7 +39,7 @@ class WorkerConfig:
     model_path: Path
     model_name: str = ""
     worker_id: WorkerId = field(default_factory=lambda: WorkerId(fresh_id("worker")))
-    num_slots: int = 16
+    num_slots: int = 64
     max_context_tokens: int = 0
     min_shared_tokens: int = 16
     device: str = "auto"

@@ -37,7 +37,7 @@ def demo(
     label: Annotated[str, typer.Option(help="The field that names a record.")] = "name",
     servers: Servers = "",
     model: Model = "tiny",
-    slots: Slots = 16,
+    slots: Slots = 64,
 ) -> None:
     """Run a map-reduce application over a text file, and show its graph while it runs.
 

@@ -46,7 +46,7 @@ def draw_summary(recorder: Recorder) -> RenderableType:
     """What the server did, by stage."""
     table = Table(
         "stage",
-        title="\nwhat the server did (tokens; shared: read once for several prompts that begin alike)",
+        title="\nwhat the server did",
         title_justify="left",
         title_style="bold",
         box=None,
