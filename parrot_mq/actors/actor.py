@@ -140,6 +140,9 @@ class ActorContext:
 
         Returns:
             The task; cancel it to end it early.
+
+        Raises:
+            ActorStopped: The actor is ending.
         """
         return self._life.run(work, name=name)
 

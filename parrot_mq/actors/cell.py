@@ -96,6 +96,11 @@ class Cell:
         """Whether it has ended and is to be started again."""
         return self.state is ActorState.RESTARTING
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its supervisor has ended it together with a sibling, and has not started it again."""
+        return self.awaits_restart and self._wanted is Wanted.RESTART
+
     def is_current_task(self) -> bool:
         """Whether the caller is this actor, handling a message (or starting, or stopping)."""
         return self._task is not None and asyncio.current_task() is self._task
@@ -182,9 +187,7 @@ class Cell:
         finally:
             life.settle(failure)
             await self._conclude(failure)
-            if not life.ready.done():
-                life.ready.set_exception(failure or ActorStopped(address=self.address))
-                life.ready.exception()  # marks it as seen: the starter may have been cancelled
+            life.refuse_start()
 
     async def _conclude(self, failure: BaseException | None) -> None:
         """Wait for a restart, or stop for good."""
@@ -207,6 +210,7 @@ class Cell:
         if task is None or life is None or task.done():
             return
         if life.phase is not Phase.STARTING:
+            # Also a life whose task has not run: cancelling that task would skip what `_run` does at its end.
             life.request_stop()
             await asyncio.wait({task}, timeout=self.spec.stop_timeout_s)
         if life.phase is not Phase.ENDING and not life.is_cancelled:
@@ -221,10 +225,17 @@ class Cell:
             if self._endpoint is not None:
                 await self._endpoint.close()
         finally:
-            self.state = ActorState.STOPPED
-            self._siblings.forget(self)
-            self.runtime.forget(self)
-            self._stopped.set()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave nobody waiting for an actor that has ended for good."""
+        self._reject(self.mailbox.close())
+        if self._life is not None:
+            self._life.refuse_start()
+        self.state = ActorState.STOPPED
+        self._siblings.forget(self)
+        self.runtime.forget(self)
+        self._stopped.set()
 
     def _reject(self, messages: list[Any]) -> None:
         """Answer the asks that nobody will handle, and log how many tells are lost."""

@@ -67,6 +67,7 @@ class Children:
             while True:
                 cell, failure = await self._ended.get()
                 if not cell.awaits_restart:  # stopped, or restarted with others, since
+                    await self._restart(self._suspended(), delay_s=0)
                     continue
                 delay_s = self._history.record(cell.spec.name, at=self._runtime.clock.monotonic())
                 self._log_end(cell, failure, delay_s)
@@ -93,8 +94,13 @@ class Children:
                 await cell.suspend()
         return affected
 
+    def _suspended(self) -> list[Cell]:
+        """Those that wait behind a sibling whose restart failed, and which was then stopped for good."""
+        return [cell for cell in self._cells if cell.is_suspended]
+
     async def _restart(self, cells: list[Cell], delay_s: float) -> None:
-        await self._runtime.clock.sleep(delay_s)
+        if cells:
+            await self._runtime.clock.sleep(delay_s)
         for cell in cells:
             # One that fails to start has ended once more; what is behind it is restarted with it.
             if cell.awaits_restart and not await cell.restart():
@@ -111,7 +117,7 @@ class Children:
             event,
             actor=cell.address,
             supervisor=self._parent,
-            cause=repr(failure),
+            cause="it stopped itself" if failure is None else repr(failure),
             num_restarts=cell.num_restarts,
             delay_s=delay_s,
             exc_info=failure,

@@ -33,6 +33,9 @@ Receive = Callable[[Any], Awaitable[object]]
 class Phase(Enum):
     """Where in its life an actor is."""
 
+    CREATED = "created"
+    """Its task has not run yet; a stop keeps it from starting."""
+
     STARTING = "starting"
     """`on_start` has not returned; a stop cancels it."""
 
@@ -47,11 +50,13 @@ class Life:
     """One life of an actor. `live` is run once, in a task that `Cell` starts and awaits."""
 
     def __init__(self, cell: Cell) -> None:
-        self.phase = Phase.STARTING
+        self.phase = Phase.CREATED
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cell = cell
         self._is_stopping = False
+        self._is_started = False
         self._current: Ask | None = None
+        self._failure: BaseException | None = None
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._children: Children | None = None
@@ -65,18 +70,24 @@ class Life:
         Raises:
             Exception: What the actor failed with.
         """
+        if self._is_stopping:
+            self.phase = Phase.ENDING
+            return
+        self.phase = Phase.STARTING
         bind_contextvars(actor=self._cell.address)
         actor = self._cell.spec.factory()
         actor.context = self._make_context()
         try:
             async with task_group() as self._group:
-                await self._start(actor)
-                await self._receive_all(actor)
-                self.phase = Phase.ENDING
-                self._cancel_tasks()
+                try:
+                    await self._start(actor)
+                    await self._receive_all(actor)
+                finally:
+                    # Also after a failure: before 3.11.6 an aborting group waits for tasks begun since.
+                    self.phase = Phase.ENDING
+                    self._cancel_tasks()
         finally:
-            is_started, self.phase = self.phase is not Phase.STARTING, Phase.ENDING
-            await self._end(actor, is_started=is_started)
+            await self._end(actor)
 
     def request_stop(self) -> None:
         """Let the current message be the last one."""
@@ -84,7 +95,8 @@ class Life:
         self._cell.mailbox.interrupt()
 
     def settle(self, failure: BaseException | None) -> None:
-        """Answer the ask that was being handled when this life ended, if there was one."""
+        """Take note why this life ended; an ask that was being handled is answered with that."""
+        self._failure = failure
         if self._current is not None:
             address = self._cell.address
             self._current.fail(
@@ -93,8 +105,16 @@ class Life:
                 else ActorFailed(address=address, cause=_describe(failure))
             )
 
+    def refuse_start(self) -> None:
+        """Let the starter know that this life has ended, if it did before it was ready."""
+        if not self.ready.done():
+            self.ready.set_exception(self._failure or ActorStopped(address=self._cell.address))
+            self.ready.exception()  # marks it as seen: the starter may have been cancelled
+
     async def spawn(self, spec: ChildSpec) -> ActorRef:
         """Start a child of this actor."""
+        if self.phase is Phase.ENDING:
+            raise ActorStopped(address=self._cell.address)
         if self._children is None:
             self._children = self._cell.runtime.children_of(self._cell.address, self._supervision)
             self.run(self._children.supervise(), name="supervisor")
@@ -102,10 +122,13 @@ class Life:
 
     def run(self, work: Coroutine[Any, Any, object], *, name: str) -> asyncio.Task[object]:
         """Run a task that ends with this life."""
-        if self._group is None or self.phase is Phase.ENDING:
+        try:
+            if self._group is None or self.phase is Phase.ENDING:
+                raise RuntimeError("ending")
+            task = self._group.create_task(work, name=f"{self._cell.address}:{name}")
+        except RuntimeError as error:  # also from a group that is being aborted
             work.close()
-            raise ActorStopped(address=self._cell.address)
-        task = self._group.create_task(work, name=f"{self._cell.address}:{name}")
+            raise ActorStopped(address=self._cell.address) from error
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -115,6 +138,7 @@ class Life:
     async def _start(self, actor: Actor) -> None:
         self._supervision = actor.supervision
         await actor.on_start()
+        self._is_started = True
         self.phase = Phase.RECEIVING
         self._cell.mark_ready()
         if not self.ready.done():
@@ -168,10 +192,10 @@ class Life:
             ask.fail(error)
         self._current = None  # else `settle` answers it
 
-    async def _end(self, actor: Actor, *, is_started: bool) -> None:
+    async def _end(self, actor: Actor) -> None:
         if self._children is not None:
             await self._children.stop()
-        if not is_started:
+        if not self._is_started:
             return
         try:
             async with asyncio.timeout(self._cell.spec.stop_timeout_s):

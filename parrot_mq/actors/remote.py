@@ -60,8 +60,17 @@ class RemoteRef(Ref):
     """Reaches an actor of any process on the bus, this one included.
 
     Example:
-        >>> worker = RemoteRef(bus, "worker-3/worker", answers=Assigned)  # doctest: +SKIP
-        >>> assigned = await worker.ask(Assign(...), timeout_s=2)  # doctest: +SKIP
+        >>> class Registry(Actor):
+        ...     async def receive(self, message: CoordinatorStarted) -> ErrorInfo:
+        ...         return ErrorInfo(code="demo", message=f"{message.node} is not welcome")
+        >>> async def main() -> None:
+        ...     async with MemoryBus(MemoryServer()) as bus, ActorSystem("here", bus=bus) as system:
+        ...         await system.spawn(Registry, name="registry", accepts=CoordinatorStarted)
+        ...         registry = RemoteRef(bus, "here/registry", answers=ErrorInfo)
+        ...         answer = await registry.ask(CoordinatorStarted(node="there"), timeout_s=1)
+        ...         print(answer.message)
+        >>> asyncio.run(main())
+        there is not welcome
     """
 
     def __init__(self, bus: Bus, address: str, *, answers: Any = None) -> None:

@@ -18,11 +18,18 @@ class Supervisor(Actor):
     When they end too often it fails, and its own parent restarts it, and with it all of them.
 
     Example:
-        >>> pair = lambda: Supervisor(
-        ...     [ChildSpec(factory=Reader, name="reader"), ChildSpec(factory=Writer, name="writer")],
-        ...     supervision=Supervision(strategy=Strategy.ONE_FOR_ALL),
-        ... )
-        >>> await system.spawn(pair, name="pair")  # doctest: +SKIP
+        >>> class Echo(Actor):
+        ...     async def receive(self, message: object) -> object:
+        ...         return message
+        >>> def make_pair() -> Supervisor:
+        ...     pair = [ChildSpec(factory=Echo, name="reader"), ChildSpec(factory=Echo, name="writer")]
+        ...     return Supervisor(pair, supervision=Supervision(strategy=Strategy.ONE_FOR_ALL))
+        >>> async def main() -> None:
+        ...     async with ActorSystem("demo") as system:
+        ...         await system.spawn(make_pair, name="pair")
+        ...         print(await system.ref("writer").ask("ready", timeout_s=1))
+        >>> asyncio.run(main())
+        ready
     """
 
     def __init__(self, children: Sequence[ChildSpec], *, supervision: Supervision | None = None) -> None:

@@ -216,6 +216,8 @@ class ActorSystem:
                     supervisor.cancel()
                     await self._root.stop()
         finally:
+            for cell in list(self._runtime.cells.values()):
+                cell.abandon()  # only after a second cancellation, which ends tasks before they have run
             if not self._failure.done():
                 self._failure.set_result(None)
 

@@ -61,8 +61,8 @@ async def settle(num_turns: int = 30) -> None:
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Wait until something is true that tasks of this loop bring about."""
     async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
+        while not condition():  # any task may bring it about, so there is no event to wait for
+            await settle(1)
 
 
 def keep_logs(events: list[MutableMapping[str, Any]], *, level: int) -> None:

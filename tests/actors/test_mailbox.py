@@ -156,8 +156,8 @@ async def _get_from_closed(mailbox: Mailbox[int]) -> None:
 class MailboxMachine(RuleBasedStateMachine):
     """Any order of puts, takes and cancellations, with or without turns of the loop between, against lists.
 
-    A sender is in one of three places: `waiting` for a slot, `granted` one that it has not used, or done with its message
-    in `items`. A turn of the loop moves the granted into `items`.
+    A sender is in one of three places: `waiting` for a slot, `granted` one that it has not used, or done, with its
+    message in `items`. A turn of the loop moves the granted into `items`.
     """
 
     CAPACITY = 2

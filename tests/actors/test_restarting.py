@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+import contextlib
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -190,51 +191,49 @@ async def test_failures_of_on_start_count_as_restarts(clock: ManualClock) -> Non
 
 async def test_too_many_restarts_cancel_the_block_and_come_out_of_it() -> None:
     diary: Diary = []
-    with pytest.raises(RestartIntensityExceeded, match=r"node/bad.*more than 2 times in 5 s") as raised:
+
+    async def host() -> None:
         async with ActorSystem("node", supervision=Supervision(intensity=2, backoff_s=0)) as system:
             await system.spawn(_recorder(diary, "good"), name="good")
             bad = await system.spawn(Recorder, name="bad")
             for _ in range(3):
                 await bad.tell("crash")
             await system.run_until_stopped()
+
+    with pytest.raises(RestartIntensityExceeded, match=r"node/bad.*more than 2 times in 5 s") as raised:
+        await host()
     assert isinstance(raised.value.__cause__, Crash)
     assert diary == ["start good", "stop good"]
 
 
 async def test_failure_of_the_root_leaves_no_cancellation_behind() -> None:
-    """The task that ran the block goes on as if `asyncio.timeout` had ended it."""
-    task = asyncio.current_task()
-    assert task is not None
+    """The task that ran the block goes on, as after `asyncio.timeout`."""
     with pytest.raises(RestartIntensityExceeded):
-        await _fail_root()
-    assert task.cancelling() == 0
+        await _fail_root(ActorSystem.run_until_stopped)
+    _assert_not_cancelling()
     await asyncio.sleep(0)
 
 
 async def test_block_that_ignores_its_cancellation_still_raises_the_failure() -> None:
+    async def ignore(system: ActorSystem) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await system.run_until_stopped()
+
     with pytest.raises(RestartIntensityExceeded):
-        async with ActorSystem("node", supervision=Supervision(intensity=0)) as system:
-            await (await system.spawn(Recorder, name="bad")).tell("crash")
-            try:
-                await system.run_until_stopped()
-            except asyncio.CancelledError:
-                pass
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+        await _fail_root(ignore)
+    _assert_not_cancelling()
 
 
 async def test_error_of_the_block_is_not_hidden_by_a_failure_of_the_root() -> None:
+    async def fail_too(system: ActorSystem) -> None:
+        try:
+            await system.run_until_stopped()
+        finally:
+            raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        async with ActorSystem("node", supervision=Supervision(intensity=0)) as system:
-            await (await system.spawn(Recorder, name="bad")).tell("crash")
-            try:
-                await system.run_until_stopped()
-            finally:
-                raise ZeroDivisionError
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+        await _fail_root(fail_too)
+    _assert_not_cancelling()
 
 
 async def test_cancellation_from_outside_is_not_taken_for_a_failure_of_the_root() -> None:
@@ -253,9 +252,9 @@ async def test_cancellation_from_outside_is_not_taken_for_a_failure_of_the_root(
 
 
 async def test_wait_failed_raises_what_failed_the_root() -> None:
-    async with asyncio.TaskGroup() as group:
-        failed = group.create_task(_wait_failed_of_a_failing_system())
-        assert isinstance(await failed, RestartIntensityExceeded)
+    with pytest.raises(RestartIntensityExceeded):
+        await _fail_root(ActorSystem.wait_failed)
+    _assert_not_cancelling()
 
 
 async def test_wait_failed_returns_when_the_system_is_closed() -> None:
@@ -353,6 +352,38 @@ async def test_sibling_that_cannot_start_is_tried_again_with_those_behind_it() -
         assert diary[-4:] == ["start a", "start b", "start b", "start c"]
 
 
+async def test_siblings_do_not_stay_behind_one_that_is_stopped_instead_of_restarted(clock: ManualClock) -> None:
+    diary: Diary = []
+    stops: list[asyncio.Task[None]] = []
+
+    class Unlucky(Recorder):
+        async def on_start(self) -> None:
+            await super().on_start()
+            if self.diary.count("start a") == 2:
+                stops.append(group.create_task(stop_when_it_has_ended()))
+                raise Crash("not again")
+
+    async def stop_when_it_has_ended() -> None:
+        while system.statistics().actors[1].state is not ActorState.RESTARTING:
+            await settle(1)
+        await system.ref("a").stop()
+
+    supervision = Supervision(strategy=Strategy.ONE_FOR_ALL, backoff_s=1)
+    specs = [
+        ChildSpec(factory=lambda: Unlucky(diary, name="a"), name="a"),
+        ChildSpec(factory=_recorder(diary, "b"), name="b"),
+        ChildSpec(factory=_recorder(diary, "c"), name="c"),
+    ]
+    async with ActorSystem("node", clock=clock) as system, asyncio.TaskGroup() as group:
+        await system.spawn(lambda: Supervisor(specs, supervision=supervision), name="parent")
+        await system.ref("c").tell("crash")
+        await settle()
+        await clock.advance(10)
+        assert await seen_by(system.ref("b")) == []
+        assert await seen_by(system.ref("c")) == []
+        assert len(stops) == 1
+
+
 async def test_failing_parent_stops_its_children_and_starts_them_again() -> None:
     diary: Diary = []
 
@@ -409,17 +440,14 @@ async def _ask_for_error(actor: ActorRef) -> Exception | None:
     return None
 
 
-async def _fail_root() -> None:
+async def _fail_root(block: Callable[[ActorSystem], Awaitable[None]]) -> None:
+    """Run `block` inside a system whose root is about to fail."""
     async with ActorSystem("node", supervision=Supervision(intensity=0)) as system:
         await (await system.spawn(Recorder, name="bad")).tell("crash")
-        await system.run_until_stopped()
+        await block(system)
 
 
-async def _wait_failed_of_a_failing_system() -> Exception | None:
-    try:
-        async with ActorSystem("node", supervision=Supervision(intensity=0)) as system:
-            await (await system.spawn(Recorder, name="bad")).tell("crash")
-            await system.wait_failed()
-    except RestartIntensityExceeded as error:
-        return error
-    return None
+def _assert_not_cancelling() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

@@ -162,6 +162,17 @@ async def test_stop_during_on_start_cancels_it_and_does_not_call_on_stop() -> No
     assert diary == ["cleaned up"]
 
 
+async def test_stop_before_the_task_has_run_reaches_the_starter() -> None:
+    """Cancelled before its first step, a task runs nothing, not even its `finally`."""
+    diary: list[str] = []
+    async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
+        starter = group.create_task(_spawn_for_error(system, lambda: Recorder(diary)))
+        await asyncio.sleep(0)
+        await system.ref("actor").stop()
+        assert isinstance(await starter, ActorStopped)
+    assert diary == []
+
+
 async def test_failing_on_stop_is_logged_and_stops_the_rest(logs: list[MutableMapping[str, Any]]) -> None:
     diary: list[str] = []
 
@@ -205,10 +216,14 @@ async def test_slow_children_do_not_cut_the_stop_of_their_parent_short() -> None
 
 async def test_error_in_the_block_comes_out_bare_after_a_complete_stop() -> None:
     diary: list[str] = []
-    with pytest.raises(ZeroDivisionError):
+
+    async def host() -> None:
         async with ActorSystem("node") as system:
             await system.spawn(_recorder(diary, "actor"), name="actor")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await host()
     assert diary == ["start actor", "stop actor"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -101,6 +102,49 @@ async def test_no_work_begins_once_the_actor_ends() -> None:
     async with ActorSystem("node") as system:
         await system.spawn(lambda: Late(diary), name="late")
     assert diary == ["start actor", "refused"]
+
+
+async def test_work_begun_while_a_failing_actor_ends_is_ended_too() -> None:
+    """The task group of a failing actor is being aborted, and would wait for what is begun in it then."""
+
+    def begin_endless_work(recorder: Recorder) -> None:
+        with contextlib.suppress(ActorStopped):
+            recorder.context.run(asyncio.Event().wait(), name="endless")
+
+    async def fail_and_begin_work(recorder: Recorder) -> None:
+        try:
+            raise Crash("as told")
+        finally:
+            begin_endless_work(recorder)
+
+    async def interrupted(recorder: Recorder) -> None:
+        recorder.context.run(fail_and_begin_work(recorder), name="fails")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            begin_endless_work(recorder)
+
+    async with ActorSystem("node") as system:
+        for act in (fail_and_begin_work, interrupted):
+            actor = await system.spawn(Recorder, name="actor", restart=RestartPolicy.TEMPORARY)
+            await actor.tell(act)
+            await actor.wait_stopped()
+
+
+async def test_no_child_is_spawned_once_the_actor_ends() -> None:
+    class Late(Recorder):
+        async def on_stop(self) -> None:
+            with pytest.raises(ActorStopped):
+                await self.context.spawn(Recorder, name="child-2")
+
+    class Parent(Late):
+        async def on_start(self) -> None:
+            await self.context.spawn(Recorder, name="child")
+
+    async with ActorSystem("node") as system:
+        for factory in (Late, Parent):
+            await (await system.spawn(factory, name="actor")).stop()
+        assert system.statistics().actors == ()
 
 
 async def test_tasks_have_names_that_lead_to_their_actor() -> None:
