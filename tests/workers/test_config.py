@@ -14,7 +14,7 @@ def test_everything_but_the_model_has_a_default() -> None:
     config = WorkerConfig(model_path=Path("/models/parrot-1b"))
     assert config.model_name == "parrot-1b"
     assert config.worker_id.startswith("worker-")
-    assert config.num_slots == 16
+    assert config.num_slots == 64
     assert config.worker_id != WorkerConfig(model_path=Path("/models/parrot-1b")).worker_id
 
 
