@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+import structlog
+
 from parrot_mq.bus.base import Bus, Delivery, Handler, Stored, Subscription
 from parrot_mq.bus.blobs import get_blob, put_blob
 from parrot_mq.bus.config import BusConfig
@@ -23,9 +25,11 @@ from parrot_mq.bus.pull import PullSubscription
 from parrot_mq.bus.streams import check_version, ensure_streams
 from parrot_mq.bus.take import TakeSubscription
 from parrot_mq.bus.tasks import TaskOwner
-from parrot_mq.errors import ConnectionClosed
+from parrot_mq.errors import ConnectionClosed, TransportError
 
 __all__ = ["NatsBus"]
+
+_log = structlog.get_logger(__name__)
 
 
 class NatsBus(Bus):
@@ -42,6 +46,7 @@ class NatsBus(Bus):
         self._publisher = Publisher(
             self._exchanges, self._facts, max_in_flight=config.max_in_flight, timeout_s=config.publish_timeout_s
         )
+        self._is_stream_owner = False
         self._closing = asyncio.Lock()
         self._subscriptions: set[CoreSubscription | PullSubscription] = set()
 
@@ -55,7 +60,7 @@ class NatsBus(Bus):
         except BaseException:
             await bus.aclose()
             raise
-        bus._connection.on_restored.append(bus._tell_reconnected)
+        bus._connection.on_restored.append(bus._on_restored)
         return bus
 
     @property
@@ -99,6 +104,7 @@ class NatsBus(Bus):
     async def ensure_streams(self) -> None:
         check_version(self._connection.server_version)
         await ensure_streams(self._jetstream, self.config)
+        self._is_stream_owner = True
 
     async def publish_once(self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None) -> Stored:
         block = self._check_message(subject, payload, headers)
@@ -166,8 +172,17 @@ class NatsBus(Bus):
         self._subscriptions.add(subscription)
         subscription.on_end(lambda: self._subscriptions.discard(subscription))
 
-    def _tell_reconnected(self) -> None:
+    def _on_restored(self) -> None:
+        if self._is_stream_owner:
+            self._tasks.start(self._ensure_streams_again(), name="bus:streams")
         call_all(self._reconnect_listeners)
+
+    async def _ensure_streams_again(self) -> None:
+        """Streams in memory are gone after a restart of the server."""
+        try:
+            await ensure_streams(self._jetstream, self.config)
+        except TransportError as error:
+            _log.warning("streams_not_ensured", reason=str(error))
 
     def _check_message(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> bytes:
         """Refuse what the server would answer by closing the connection; returns the header block."""

@@ -20,7 +20,7 @@ from parrot_mq.bus.frames import (
     split_ack,
     stream_delivery,
 )
-from parrot_mq.bus.jetstream import JetStream
+from parrot_mq.bus.jetstream import STREAM_NOT_FOUND, JetStream
 from parrot_mq.bus.listen import settle
 from parrot_mq.bus.pump import Pump
 from parrot_mq.bus.tasks import TaskOwner
@@ -30,6 +30,7 @@ from parrot_mq.errors import (
     NoResponders,
     ParrotError,
     PermissionDenied,
+    PublishRejected,
     RequestTimeout,
 )
 
@@ -43,7 +44,13 @@ _TICK_S = 0.5
 _MAX_SILENT_TICKS = 5
 """Two missed heartbeats; ticks and not seconds, so that a loop that stood still is not taken for a silent server."""
 _REQUEST = b'"expires":%d,"idle_heartbeat":%d' % (_EXPIRES_S * 10**9, _HEARTBEAT_S * 10**9)
-_RETRYABLE = (NoResponders, ConnectionLost, RequestTimeout)
+
+
+def _can_pass(error: ParrotError) -> bool:
+    """Whether to try again: the server is away, elects, or lost a stream in memory that someone will make again."""
+    if isinstance(error, PublishRejected):
+        return error.err_code == STREAM_NOT_FOUND
+    return isinstance(error, (NoResponders, ConnectionLost, RequestTimeout))
 
 
 class PullSubscription(Subscription):
@@ -132,15 +139,16 @@ class PullSubscription(Subscription):
             await self._wait_trouble()
             try:
                 await self._begin()
-            except _RETRYABLE as error:
-                _log.info("consumer_retried", subscription=self._name, reason=str(error))
-                await asyncio.sleep(_TICK_S)
-                self._trouble.set()
             except ConnectionClosed:
                 return
             except ParrotError as error:
-                _log.warning("subscription_ended", subscription=self._name, reason=str(error))
-                await self._finish(error)
+                if _can_pass(error):
+                    _log.info("consumer_retried", subscription=self._name, reason=str(error))
+                    await asyncio.sleep(_TICK_S)
+                    self._trouble.set()
+                else:
+                    _log.warning("subscription_ended", subscription=self._name, reason=str(error))
+                    await self._finish(error)
 
     async def _wait_trouble(self) -> None:
         while not self._trouble.is_set() and self._num_silent_ticks < _MAX_SILENT_TICKS:

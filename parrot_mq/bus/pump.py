@@ -14,8 +14,10 @@ from parrot_mq.bus.tasks import TaskOwner
 __all__ = ["Pump"]
 
 _log = structlog.get_logger(__name__)
-_TURN = 64
-"""Deliveries that are handled before others on the loop get their turn."""
+_LOOK_EVERY = 64
+_MAX_TURN = 1024
+_MAX_TURN_S = 0.005
+"""How long deliveries are handled before others on the loop get their turn, if the handler never waits."""
 
 
 class Pump:
@@ -53,16 +55,21 @@ class Pump:
         await self._tasks.end(self._task)
 
     async def _run(self) -> None:
-        num_handled = 0
+        loop = asyncio.get_running_loop()
+        num_handled, turn_began = 0, loop.time()
         while not self._is_closed:
             if not self._queue:
-                self._idle = asyncio.get_running_loop().create_future()
+                self._idle = loop.create_future()
                 await self._idle
+                num_handled, turn_began = 0, loop.time()
                 continue
             await self._handle(self._queue.popleft())
             num_handled += 1
-            if num_handled % _TURN == 0:
+            if num_handled % _LOOK_EVERY:
+                continue
+            if num_handled >= _MAX_TURN or loop.time() - turn_began > _MAX_TURN_S:
                 await asyncio.sleep(0)
+                num_handled, turn_began = 0, loop.time()
 
     async def _handle(self, delivery: Delivery) -> None:
         try:

@@ -144,6 +144,11 @@ class NatsServer:
         await self._end_process(is_graceful=True)
         await self.start()
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     async def wait_stopped(self) -> int:
         """Wait until the process ends, for whatever reason; returns its exit status."""
         while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110
