@@ -201,7 +201,7 @@ class SessionActor(Actor):
 
     async def _enter(self, task: Task) -> None:
         state = self._state
-        task.unset.difference_update(state.values)
+        task.unset = {name for name in task.unset if name not in state.values}  # not O(all values)
         nodes = [
             Node(key=name, task=task.address.task, reads=task.generations[name].reads, writes=name)
             for name in task.generations
@@ -263,8 +263,7 @@ class SessionActor(Actor):
             return
         if isinstance(value, ErrorInfo):
             self._events.emit(task.address, "failed", variable=variable, error=value)
-        if (node := state.graph.producer(variable)) is not None:
-            state.graph.finish(node)
+        state.graph.finish(variable)
         state.homeless.pop(variable, None)
         if (assignment := state.enqueued.pop(variable, None)) is not None:
             await assignment.dispatcher.tell(Done((assignment.key,), producer))
