@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +40,7 @@ def demo(
     servers: Servers = "",
     model: Model = "tiny",
     slots: Slots = 64,
+    svg: Annotated[Path | None, typer.Option(help="Save the picture of the run here, as SVG.")] = None,
 ) -> None:
     """Run a map-reduce application over a text file, and show its graph while it runs.
 
@@ -45,20 +48,25 @@ def demo(
     computed by the model; in the end plain Python checks the result.
     """
     configure_logging("warning")
-    run_async(_demo(file, field, label, servers, StackOptions(model=model, num_slots=slots)))
+    raise typer.Exit(run_async(_demo(file, field, label, servers, StackOptions(model=model, num_slots=slots), svg)))
 
 
-async def _demo(file: Path, field: str, label: str, servers: str, options: StackOptions) -> None:
+async def _demo(file: Path, field: str, label: str, servers: str, options: StackOptions, svg: Path | None) -> int:
     console = Console()
     records = read_records(file, field=field, label=label)
     if servers:
-        await _run(records, servers, console)
-        return
-    async with open_stack_visibly(options, Console(stderr=True)) as stack:
-        await _run(records, stack.url, console)
+        result = await _run(records, servers, console)
+    else:
+        async with open_stack_visibly(options, Console(stderr=True)) as stack:
+            result = await _run(records, stack.url, console)
+    result.show(console)
+    if svg is not None:
+        result.save(svg)
+    return 0 if result.is_right else 1
 
 
-async def _run(records: Records, servers: str, console: Console) -> None:
+async def _run(records: Records, servers: str, console: Console) -> Result:
+    """Run the application with its graph on the console."""
     console.print(f"[bold]{len(records.texts)} records[/]: which one has the largest {records.field}?")
     recorder = Recorder()
     config = bus_config(servers, name="parrot-mq demo")
@@ -67,8 +75,7 @@ async def _run(records: Records, servers: str, console: Console) -> None:
             await client.bus.subscribe(event_subject(client.tenant, session.name, "*"), _recording(recorder))
             answer = await (await find_largest(records))
             await recorder.wait_complete(LAST_EVENTS_S)
-    console.print(draw_summary(recorder))
-    _judge(answer, expected_result(records), console)
+    return Result(recorder, answer, expected_result(records))
 
 
 def _recording(recorder: Recorder) -> Handler:
@@ -81,10 +88,31 @@ def _recording(recorder: Recorder) -> Handler:
     return record
 
 
-def _judge(answer: str, expected: str, console: Console) -> None:
-    console.print(f"\nanswer of the model: [bold]{answer}[/]")
-    if answer == expected:
-        console.print("[green]plain Python finds the same[/]")
-    else:
-        console.print(f"[red]plain Python finds {expected}[/]: the model has made a mistake")
-        raise typer.Exit(1)
+@dataclass(frozen=True)
+class Result:
+    """What came of a run: what the server did, what the model answered, what plain Python finds."""
+
+    recorder: Recorder
+    answer: str
+    expected: str
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the model's answer is right."""
+        return self.answer == self.expected
+
+    def show(self, console: Console) -> None:
+        """Print the summary and the answer."""
+        console.print(draw_summary(self.recorder))
+        console.print(f"\nanswer of the model: [bold]{self.answer}[/]")
+        if self.is_right:
+            console.print("[green]plain Python finds the same[/]")
+        else:
+            console.print(f"[red]plain Python finds {self.expected}[/]: the model has made a mistake")
+
+    def save(self, path: Path) -> None:
+        """Save the picture as SVG."""
+        canvas = Console(record=True, file=io.StringIO(), width=92)
+        canvas.print(draw_graph(self.recorder))
+        self.show(canvas)
+        canvas.save_svg(str(path), title="parrot-mq demo")
