@@ -19,13 +19,20 @@ from parrot_mq.messages.subjects import (
     HEADER_SCHEMA,
     SCHEMA_VERSION,
 )
-from parrot_mq.messages.wire import Message
-from parrot_mq.types import is_name
+from parrot_mq.messages.wire import NAME_PATTERN, Message
+from parrot_mq.types import NAME_RULE, is_name
 
 __all__ = ["decode", "encode", "encode_json", "salvage_outputs"]
 
 M = TypeVar("M", bound=Message)
-_PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
+
+_PATH = re.compile(r" - at (?P<is_key>`key` in )?`(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_ANY_KEY = "[...]"
+_LONG_NUMBER = re.compile(rb"[0-9]{19,}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_NAME = f"`str` matching regex {NAME_PATTERN!r}"
+_MAX_SHOWN = 200
 
 
 def encode(message: Message) -> bytes:
@@ -63,33 +70,36 @@ def decode(payload: bytes, expected: type[M] | UnionType, headers: Mapping[str, 
     headers = headers or {}
     version = headers.get(HEADER_SCHEMA, SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        raise UnsupportedSchemaVersion(found=version, supported=[SCHEMA_VERSION])
+        raise UnsupportedSchemaVersion(found=_short(version), supported=[SCHEMA_VERSION])
     tags = _tags(expected)
     name = " or ".join(sorted(tags))
-    plain = _parse(payload, name, _is_json(payload, headers.get(HEADER_CONTENT_TYPE, "")))
+    plain = _parse(payload, name, headers.get(HEADER_CONTENT_TYPE, ""))
     if not isinstance(plain, dict):
         raise MalformedMessage(message_type=name, path="$", expected=f"Expected an object, got {type(plain).__name__}")
     found = plain.get("type")
-    if found not in tags:
-        if found is not None or len(tags) > 1:
-            raise UnknownMessageType(found=str(found), known=sorted(tags))
+    if found is None:
+        if len(tags) > 1:
+            raise MalformedMessage(message_type=name, path="$.type", expected=f"Expected {name}, got nothing")
         plain = {**plain, "type": name}
+    elif not isinstance(found, str) or found not in tags:
+        raise UnknownMessageType(found=_short(str(found)), known=sorted(tags))
     try:
         return msgspec.convert(plain, expected)
     except msgspec.ValidationError as error:
-        raise _malformed(str(found or name), error) from error
+        path, reason = _explain(error, plain, expected)
+        raise MalformedMessage(message_type=found or name, path=path, expected=reason) from error
 
 
 def salvage_outputs(payload: bytes) -> list[str]:
     """The output variables that a malformed task seems to name: whoever waits for them has to learn of the failure."""
     try:
-        plain = _parse(payload, "task", _is_json(payload, ""))
-    except MalformedMessage:
+        plain = _parse_leniently(payload)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
         return []
     outputs = plain.get("outputs") if isinstance(plain, dict) else None
     specs = outputs.values() if isinstance(outputs, dict) else ()
     names = [spec.get("variable") for spec in specs if isinstance(spec, dict)]
-    return [name for name in names if isinstance(name, str) and is_name(name)]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and is_name(name)))
 
 
 def _tags(expected: Any) -> set[str]:
@@ -97,28 +107,96 @@ def _tags(expected: Any) -> set[str]:
     return {str(member.__struct_config__.tag) for member in members}
 
 
-def _is_json(payload: bytes, content_type: str) -> bool:
+# -- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _parse(payload: bytes, name: str, content_type: str) -> object:
     content_type = content_type.partition(";")[0].strip().lower()
-    if content_type in (CONTENT_JSON, CONTENT_MSGPACK):
-        return content_type == CONTENT_JSON
+    is_said = content_type in (CONTENT_JSON, CONTENT_MSGPACK)
+    is_json = content_type == CONTENT_JSON if is_said else _seems_json(payload)
+    try:
+        return _parse_json(payload) if is_json else msgpack.unpackb(payload, raw=False, strict_map_key=True)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        guess = "JSON" if is_json else "JSON that begins with { or msgpack"
+        form = f"{content_type} (its Content-Type)" if is_said else guess
+        reason = "it is empty" if not payload else _short(str(error)) or "it is nested too deeply"
+        raise MalformedMessage(message_type=name, path="$", expected=f"Expected {form}: {reason}") from error
+
+
+def _seems_json(payload: bytes) -> bool:
+    """No msgpack object begins with a brace."""
     return payload.lstrip()[:1] == b"{"
 
 
-def _parse(payload: bytes, name: str, is_json: bool) -> object:
+def _parse_json(payload: bytes) -> object:
+    """Strict JSON, all of which msgpack can say too: valid Unicode, whole numbers of 64 bits."""
     try:
-        if is_json:
-            return json.loads(payload)
-        return msgpack.unpackb(payload, raw=False, strict_map_key=True)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        form = "JSON" if is_json else "msgpack"
-        remedy = f"set Content-Type to {CONTENT_JSON} or {CONTENT_MSGPACK}"
-        reason = f"Expected {form} ({remedy}): {error or type(error).__name__}"
-        raise MalformedMessage(message_type=name, path="$", expected=reason) from error
+        plain = msgspec.json.decode(payload)
+    except msgspec.DecodeError as error:
+        hint = "; half of a surrogate pair, such as a cut emoji, is no text" if _SURROGATE.search(payload) else ""
+        raise ValueError(f"{error}{hint}") from error
+    if _LONG_NUMBER.search(payload) is not None:
+        try:
+            msgpack.packb(plain)
+        except OverflowError as error:
+            raise ValueError("a whole number has more than 64 bits") from error
+    return plain
 
 
-def _malformed(name: str, error: msgspec.ValidationError) -> MalformedMessage:
+def _parse_leniently(payload: bytes) -> object:
+    """What `_parse` refuses, too: text that is not Unicode, numbers that are too long, keys of any kind."""
+    if _seems_json(payload):
+        return json.loads(payload)
+    return msgpack.unpackb(payload, raw=False, strict_map_key=False, unicode_errors="replace")
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def _explain(error: msgspec.ValidationError, plain: dict[str, Any], expected: Any) -> tuple[str, str]:
+    """The path of the field and what was expected of it, in words that name the key where msgspec leaves it out."""
     text = str(error)
     match = _PATH.search(text)
     if match is None:
-        return MalformedMessage(message_type=name, path="$", expected=text)
-    return MalformedMessage(message_type=name, path=match["path"], expected=text[: match.start()])
+        return "$", _short(text)
+    path, reason = match["path"], _short(text[: match.start()].replace(_NAME, f"a name ({NAME_RULE})"))
+    if match["is_key"]:
+        wrong = next((key for key in _at(plain, path) if not is_name(key)), "")
+        return path, f"{reason} as key, got {_short(repr(wrong))}"
+    return _with_key(path, plain, expected), reason
+
+
+def _with_key(path: str, plain: dict[str, Any], expected: Any) -> str:
+    """Put the key where msgspec writes `[...]`: that of the first entry that is wrong, found by halving the entries."""
+    head, found, tail = path.partition(_ANY_KEY)
+    if not found:
+        return path
+    entries = _at(plain, head)
+    items = list(entries.items())
+    while len(items) > 1:
+        half = items[: len(items) // 2]
+        entries.clear()
+        entries.update(half)
+        items = half if _has_error_in(head, plain, expected) else items[len(half) :]
+    return f"{head}.{_short(items[0][0])}{tail}"
+
+
+def _has_error_in(head: str, plain: dict[str, Any], expected: Any) -> bool:
+    try:
+        msgspec.convert(plain, expected)
+    except msgspec.ValidationError as error:
+        match = _PATH.search(str(error))
+        return match is not None and match["path"].startswith(head + _ANY_KEY)
+    return False
+
+
+def _at(plain: Any, path: str) -> dict[str, Any]:
+    """The object at a path such as `$.workers[2].error`."""
+    for name, index in _STEP.findall(path):
+        plain = plain[name or int(index)]
+    entries: dict[str, Any] = plain
+    return entries
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from parrot_mq.errors import InvalidName
 from parrot_mq.types import SessionId, TaskId, TenantId, VariableId, check_name
 
 __all__ = [
@@ -108,24 +109,24 @@ def task_subject(tenant: str, session: str, task: str) -> str:
 
 def control_subject(tenant: str, session: str, verb: str) -> str:
     """Requests to the coordinator about one session; `verb` is open, cancel or close."""
-    return f"pmq.{check_name('tenant', tenant)}.control.{check_name('session', session)}.{verb}"
+    return f"pmq.{check_name('tenant', tenant)}.control.{check_name('session', session)}.{check_name('verb', verb)}"
 
 
 def stream_subject(tenant: str, session: str, variable: str) -> str:
     """Token deltas of a variable that is being generated; session and variable may be `*`."""
-    return (
-        f"pmq.{check_name('tenant', tenant)}.stream.{check_name('session', session)}.{check_name('variable', variable)}"
-    )
+    session, variable = _any_or_name("session", session), _any_or_name("variable", variable)
+    return f"pmq.{check_name('tenant', tenant)}.stream.{session}.{variable}"
 
 
 def event_subject(tenant: str, session: str, kind: str) -> str:
     """What happened to the tasks of a session; session and kind may be `*`."""
-    return f"pmq.{check_name('tenant', tenant)}.event.{_any_or_name('session', session)}.{kind}"
+    session, kind = _any_or_name("session", session), _any_or_name("kind", kind)
+    return f"pmq.{check_name('tenant', tenant)}.event.{session}.{kind}"
 
 
 def blob_subject(tenant: str, digest: str, chunk: int | str) -> str:
     """One chunk of a large value; `chunk` may be `*`."""
-    return f"pmq.{check_name('tenant', tenant)}.blob.{check_name('blob', digest)}.{chunk}"
+    return f"pmq.{check_name('tenant', tenant)}.blob.{check_name('blob', digest)}.{_any_or_name('chunk', str(chunk))}"
 
 
 def dead_subject(tenant: str, task: str) -> str:
@@ -135,7 +136,7 @@ def dead_subject(tenant: str, task: str) -> str:
 
 def session_subjects(tenant: str, session: str, what: str) -> str:
     """All subjects of one kind (`var`, `task`, …) of one session, or of all when it is `*`."""
-    return f"pmq.{check_name('tenant', tenant)}.{what}.{_any_or_name('session', session)}.>"
+    return f"pmq.{check_name('tenant', tenant)}.{check_name('kind', what)}.{_any_or_name('session', session)}.>"
 
 
 def actor_subject(node: str, name: str) -> str:
@@ -145,28 +146,28 @@ def actor_subject(node: str, name: str) -> str:
 
 def worker_address(worker: str) -> str:
     """Address of the actor that takes a worker's assignments: `node/name`."""
-    return f"{worker}/worker"
+    return f"{check_name('worker', worker)}/worker"
 
 
 def parse_variable(subject: str) -> VariableAddress:
     """Read the address out of a `var` or `set` subject.
 
     Raises:
-        InvalidName: A token is not a name (a plain client published it; the bus stores any subject).
+        InvalidName: It is no such subject (a plain client published it; the bus stores any subject).
     """
-    tenant, session, variable = _parse(subject, "variable")
+    tenant, session, variable = _parse(subject, "variable", ("var", "set"))
     return VariableAddress(TenantId(tenant), SessionId(session), VariableId(variable))
 
 
 def parse_task(subject: str) -> TaskAddress:
     """Read the address out of a `task` subject; raises `InvalidName` as `parse_variable` does."""
-    tenant, session, task = _parse(subject, "task")
+    tenant, session, task = _parse(subject, "task", ("task",))
     return TaskAddress(TenantId(tenant), SessionId(session), TaskId(task))
 
 
 def parse_control(subject: str) -> ControlAddress:
     """Read the address out of a `control` subject; raises `InvalidName` as `parse_variable` does."""
-    tenant, session, verb = _parse(subject, "control")
+    tenant, session, verb = _parse(subject, "verb", ("control",))
     return ControlAddress(TenantId(tenant), SessionId(session), verb)
 
 
@@ -174,9 +175,9 @@ def _any_or_name(kind: str, name: str) -> str:
     return name if name == "*" else check_name(kind, name)
 
 
-def _parse(subject: str, kind: str) -> tuple[str, str, str]:
+def _parse(subject: str, last: str, kinds: tuple[str, ...]) -> tuple[str, str, str]:
     tokens = subject.split(".")
-    if len(tokens) != 5:
-        check_name(kind, ".".join(tokens[4:]))
-    _, tenant, _, session, last = tokens
-    return check_name("tenant", tenant), check_name("session", session), check_name(kind, last)
+    if len(tokens) != 5 or tokens[0] != "pmq" or tokens[2] not in kinds:
+        raise InvalidName(kind="subject", name=subject, rule=f"expected pmq.<tenant>.{kinds[0]}.<session>.<{last}>")
+    _, tenant, _, session, name = tokens
+    return check_name("tenant", tenant), check_name("session", session), check_name(last, name)

@@ -39,7 +39,10 @@ __all__ = [
     "WorkerStatus",
 ]
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description=NAME_RULE)]
+NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
+"""In Python `$` alone would also match before a line break at the end."""
+
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description=NAME_RULE)]
 Fact = str | int | float | bool | list[str] | None
 
 
@@ -113,7 +116,14 @@ class SessionReply(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class ErrorInfo(Message, frozen=True, kw_only=True, omit_defaults=True, tag="error"):
-    """A failure as a value."""
+    """A failure as a value.
+
+    Attributes:
+        code: Stable name of the kind of error; `internal` is a mistake in the service.
+        message: The sentence for a person.
+        retryable: Whether the same attempt may succeed later.
+        facts: What the sentence was made from, by name.
+    """
 
     code: str
     message: str
@@ -122,20 +132,50 @@ class ErrorInfo(Message, frozen=True, kw_only=True, omit_defaults=True, tag="err
 
     @classmethod
     def from_error(cls, error: BaseException) -> ErrorInfo:
-        """Describe any exception; one that is not ours becomes the code `internal`."""
+        """Describe any exception; one that is not ours becomes the code `internal`.
+
+        Texts are made fit for the wire, so that a failure can always be told: valid Unicode, and not too long.
+        """
         if isinstance(error, ParrotError):
-            return cls(code=error.code, message=error.message, retryable=error.retryable, facts=error.facts)
-        return cls(code="internal", message=f"{type(error).__name__}: {error}")
+            facts = {name: _fit_fact(value) for name, value in error.facts.items()}
+            return cls(code=error.code, message=_fit(error.message), retryable=error.retryable, facts=facts)
+        return cls(code="internal", message=_fit(f"{type(error).__name__}: {error}"))
 
     def to_error(self) -> ParrotError:
-        """Rebuild the error of the same class."""
-        return rebuild_error(self.code, self.message, self.facts)
+        """Rebuild the error of the same class; facts that cannot be attributes are left out."""
+        facts = {name: value for name, value in self.facts.items() if name not in _RESERVED}
+        return rebuild_error(self.code, self.message, facts)
+
+
+_MAX_ERROR_CHARACTERS = 4096
+_MAX_ERROR_ITEMS = 256
+_RESERVED = {*dir(OSError), *dir(ParrotError), "self", "message", "facts"}
+"""Names that exceptions have already; whoever writes an error on the bus chooses the names of its facts."""
+
+
+def _fit(text: str) -> str:
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= _MAX_ERROR_CHARACTERS else f"{text[: _MAX_ERROR_CHARACTERS - 1]}…"
+
+
+def _fit_fact(value: Fact) -> Fact:
+    match value:
+        case str():
+            return _fit(value)
+        case list():
+            return [_fit(item) for item in value[:_MAX_ERROR_ITEMS]]
+    return value
 
 
 class BlobRef(Message, frozen=True, kw_only=True, omit_defaults=True, tag="blob"):
-    """A claim check: the value is a blob. Attributes: SHA-256 in hex; size in bytes."""
+    """A claim check: the value is a blob.
 
-    digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    Attributes:
+        digest: SHA-256 of the value's bytes, in hex.
+        size_bytes: How many bytes they are.
+    """
+
+    digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
     size_bytes: Annotated[int, msgspec.Meta(ge=0)]
 
 
