@@ -314,9 +314,7 @@ def test_a_loop_that_closes_first_does_not_trouble_the_thread() -> None:
 
     asyncio.run(leave_open())
     gated.gate.release(10)
-    with threads[0]._changed:
-        threads[0]._stopping = True
-        threads[0]._changed.notify_all()
+    threads[0]._exchange.stop()
     threads[0]._thread.join(5)
     assert threads[0].state == "stopped"
 

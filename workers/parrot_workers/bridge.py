@@ -1,11 +1,9 @@
 """EngineThread: the engine in its one thread, bounded commands in, bounded events out.
 
-    async with EngineThread(factory) as engine:      # returns when the model is loaded
-        await engine.submit(requests)
-        async for events in engine.events():         # in one task, until the engine stops
-            ...
-
-Everything the two threads share lives under one lock, which is held for list operations only.
+async with EngineThread(factory) as engine:      # returns when the model is loaded
+    await engine.submit(requests)
+    async for events in engine.events():         # in one task, until the engine stops
+        ...
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -21,6 +18,7 @@ from typing import Literal, Self, TypeAlias
 
 from parrot_mq.errors import EngineFailure, GenerationAborted, ParrotError, TaskCancelled
 from parrot_workers.engine.base import Engine, EngineEvent, EngineStatistics, Failed, Finished, GenerationRequest
+from parrot_workers.exchange import Command, Exchange
 
 __all__ = ["EngineThread", "EngineThreadState"]
 
@@ -52,20 +50,14 @@ class EngineThread:
         grace_s: float = 60.0,
     ) -> None:
         self._factory = factory
-        self._max_commands = max_commands
-        self._max_batches = max_batches
         self._grace_s = grace_s
+        self._exchange = Exchange(max_commands=max_commands, max_batches=max_batches)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        # Shared, under the lock. The thread waits on the condition, the loop on asyncio events that the thread sets.
-        self._changed = threading.Condition(threading.Lock())
-        self._state: EngineThreadState = "loading"
-        self._failure: ParrotError | None = None
-        self._stopping = False
-        self._commands: deque[_Command] = deque()
-        self._num_submits = 0
-        self._outbox: deque[list[EngineEvent]] = deque()
+        # The loop waits on these; the thread sets them through the loop.
         self._has_events, self._has_room, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         # Written by the thread, read anywhere.
+        self._state: EngineThreadState = "loading"
+        self._failure: ParrotError | None = None
         self._statistics = EngineStatistics()
         self._last_step_at = time.monotonic()
         self._step_started_at: float | None = None
@@ -105,9 +97,7 @@ class EngineThread:
         Raises:
             EngineFailure: The step did not end in `grace_s`. The thread is left behind; it ends with the process.
         """
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self._exchange.stop()
         if self._thread.ident is None:
             return  # it was never started
         try:
@@ -129,14 +119,10 @@ class EngineThread:
         Cancel: nothing was submitted.
         """
         while True:
-            with self._changed:
-                self._check_running()
-                if self._num_submits < self._max_commands:
-                    self._num_submits += 1
-                    self._commands.append(list(requests))
-                    self._changed.notify_all()
-                    return
-                self._has_room.clear()
+            self._has_room.clear()  # before looking: what is told from here on wakes us
+            self._check_running()
+            if self._exchange.try_submit(requests):
+                return
             await self._has_room.wait()
 
     def cancel(self, keys: Iterable[str]) -> None:
@@ -144,14 +130,7 @@ class EngineThread:
 
         Never waits, and does nothing once the thread has stopped.
         """
-        with self._changed:
-            if self._stopping or self._state != "running":
-                return
-            if self._commands and isinstance(self._commands[-1], set):
-                self._commands[-1].update(keys)  # so cancellations are bounded by the submissions between them
-            else:
-                self._commands.append(set(keys))
-            self._changed.notify_all()
+        self._exchange.cancel(keys)
 
     async def events(self) -> AsyncIterator[list[EngineEvent]]:
         """Yield the events of one or more steps, in order, until the thread stops. One reader.
@@ -160,19 +139,16 @@ class EngineThread:
             EngineFailure: The engine broke; all events, with a `Failed` for each request, were yielded before.
         """
         while True:
-            self._has_events.clear()
-            with self._changed:
-                batches, failure, ended = list(self._outbox), self._failure, self._state in ("failed", "stopped")
-                self._outbox.clear()
-                self._changed.notify_all()
-            if batches:
-                yield [event for batch in batches for event in batch]
-            elif failure:
-                raise failure
-            elif ended:
-                return
-            else:
+            self._has_events.clear()  # before looking: what is told from here on wakes us
+            has_ended = self._state in ("failed", "stopped")  # before taking: then nothing comes after what is taken
+            if events := self._exchange.take_events():
+                yield events
+            elif not has_ended:
                 await self._has_events.wait()
+            elif self._failure is not None:
+                raise self._failure
+            else:
+                return
 
     @property
     def state(self) -> EngineThreadState:
@@ -210,7 +186,7 @@ class EngineThread:
     def _check_running(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._stopping or self._state != "running":
+        if self._exchange.is_stopping or self._state != "running":
             raise GenerationAborted(f"the engine is not running ({self._state})")
 
     # -- in the thread -----------------------------------------------------------------------------------------------
@@ -219,9 +195,9 @@ class EngineThread:
         try:
             self._serve()
         finally:
-            with self._changed:
-                if self._state != "failed":
-                    self._state = "stopped"
+            if self._state != "failed":
+                self._state = "stopped"
+            self._exchange.close()
             for event in (self._has_events, self._has_room, self._ended):
                 self._tell_loop(event.set)
 
@@ -232,42 +208,35 @@ class EngineThread:
         except BaseException as error:
             self._tell_loop(_set_exception, self._loaded, error)
             return
-        with self._changed:
-            self._state = "running"
+        self._state = "running"
         self._tell_loop(_set_done, self._loaded)
         try:
-            while (commands := self._next_commands(engine)) is not None:
-                self._apply(engine, commands)
-                self._step(engine)
+            self._work(engine)
         except Exception as error:
             self._fail(EngineFailure(cause=f"{type(error).__name__}: {error}"))
 
-    def _next_commands(self, engine: Engine) -> list[_Command] | None:
-        """Wait for commands, or for work and a reader. Returns: none when the thread is to stop."""
-        self._step_started_at = None
-        with self._changed:
-            while not self._stopping:
-                is_due = bool(self._commands) or engine.has_work
-                if is_due and len(self._outbox) < self._max_batches:
-                    commands = list(self._commands)
-                    self._commands.clear()
-                    was_full, self._num_submits = self._num_submits >= self._max_commands, 0
-                    if was_full:
-                        self._tell_loop(self._has_room.set)
-                    return commands
-                self._changed.wait()
-        return None
+    def _work(self, engine: Engine) -> None:
+        """Apply commands and run steps until the thread is to stop."""
+        while True:
+            self._step_started_at = None
+            commands = self._exchange.wait_commands(
+                lambda: engine.has_work, lambda: self._tell_loop(self._has_room.set)
+            )
+            if commands is None:
+                return
+            self._step_started_at = time.monotonic()
+            for command in commands:
+                self._apply(engine, command)
+            self._step(engine)
 
-    def _apply(self, engine: Engine, commands: list[_Command]) -> None:
-        self._step_started_at = time.monotonic()
-        for command in commands:
-            if isinstance(command, set):
-                self._cancelled |= self._live & command
-                self._live -= command
-                engine.cancel(command)
-            else:
-                self._live.update(request.key for request in command)
-                engine.submit(command)
+    def _apply(self, engine: Engine, command: Command) -> None:
+        if isinstance(command, set):
+            self._cancelled |= self._live & command
+            self._live -= command
+            engine.cancel(command)
+        else:
+            self._live.update(request.key for request in command)
+            engine.submit(command)
 
     def _step(self, engine: Engine) -> None:
         """Run one step and hand out its events."""
@@ -277,26 +246,20 @@ class EngineThread:
         self._statistics = engine.statistics()
         self._last_step_at = time.monotonic()
         if events:
-            with self._changed:
-                self._outbox.append(events)
+            self._exchange.put_events(events)
             self._tell_loop(self._has_events.set)
 
     def _fail(self, failure: EngineFailure) -> None:
         """End every request that the engine had or was to get."""
         self._step_started_at = None
-        with self._changed:
-            waiting = {r.key for command in self._commands if not isinstance(command, set) for r in command}
-            self._commands.clear()
-            self._outbox.append([Failed(key, failure) for key in sorted(waiting | self._live | self._cancelled)])
-            self._failure = failure
-            self._state = "failed"
+        left = {one.key for command in self._exchange.close() if isinstance(command, list) for one in command}
+        self._exchange.put_events([Failed(key, failure) for key in sorted(left | self._live | self._cancelled)])
+        self._failure = failure
+        self._state = "failed"
 
     def _tell_loop(self, callback: Callable[..., object], *args: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(callback, *args)
-
-
-_Command: TypeAlias = list[GenerationRequest] | set[str]
 
 
 def _is_end(event: EngineEvent) -> bool:

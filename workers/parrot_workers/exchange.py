@@ -1,0 +1,112 @@
+"""What the event loop and the engine's thread hand to each other: bounded both ways, under one lock."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from parrot_workers.engine.base import EngineEvent, GenerationRequest
+
+__all__ = ["Command", "Exchange"]
+
+Command: TypeAlias = list[GenerationRequest] | set[str]
+"""Requests to submit, or keys to cancel."""
+
+
+class Exchange:
+    """Commands one way, events the other. The thread waits here; the loop never does: the lock is held for moments.
+
+    Args:
+        max_commands: Submissions that may lie here; more are not taken.
+        max_batches: Steps whose events may lie here; the thread waits while there are as many.
+    """
+
+    def __init__(self, *, max_commands: int, max_batches: int) -> None:
+        self._max_commands = max_commands
+        self._max_batches = max_batches
+        self._changed = threading.Condition(threading.Lock())
+        self._commands: deque[Command] = deque()
+        self._num_submits = 0
+        self._batches: deque[list[EngineEvent]] = deque()
+        self._is_stopping = self._is_closed = False
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    # -- for the loop ------------------------------------------------------------------------------------------------
+
+    def try_submit(self, requests: Sequence[GenerationRequest]) -> bool:
+        """Leave requests for the engine. Returns: false if there is no room, or nobody to take them any more."""
+        with self._changed:
+            if self._is_closed or self._num_submits >= self._max_commands:
+                return False
+            self._num_submits += 1
+            self._commands.append(list(requests))
+            self._changed.notify()
+            return True
+
+    def cancel(self, keys: Iterable[str]) -> None:
+        """Leave keys to cancel; always taken. They join a cancellation that is last, so submissions bound its number."""
+        with self._changed:
+            if self._is_closed:
+                return
+            if self._commands and isinstance(self._commands[-1], set):
+                self._commands[-1].update(keys)
+            else:
+                self._commands.append(set(keys))
+            self._changed.notify()
+
+    def take_events(self) -> list[EngineEvent]:
+        """Take the events of all steps that lie here, in order."""
+        with self._changed:
+            events = [event for batch in self._batches for event in batch]
+            self._batches.clear()
+            self._changed.notify()
+            return events
+
+    def stop(self) -> None:
+        """Let the thread end when it comes here next."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+
+    # -- for the thread ----------------------------------------------------------------------------------------------
+
+    def wait_commands(self, has_work: Callable[[], bool], tell_room: Callable[[], None]) -> list[Command] | None:
+        """Wait until there are commands or work, and room for the events of a step.
+
+        Args:
+            has_work: Whether to go on without commands.
+            tell_room: Called if there is room again for submissions that were not taken.
+
+        Returns:
+            The commands, or none when the thread is to end.
+        """
+        with self._changed:
+            while not self._is_stopping:
+                if (self._commands or has_work()) and len(self._batches) < self._max_batches:
+                    if self._num_submits >= self._max_commands:
+                        tell_room()
+                    return self._take_commands()
+                self._changed.wait()
+        return None
+
+    def put_events(self, events: list[EngineEvent]) -> None:
+        """Leave the events of a step for the loop."""
+        with self._changed:
+            self._batches.append(events)
+
+    def close(self) -> list[Command]:
+        """Take nothing more. Returns: the commands that were left."""
+        with self._changed:
+            self._is_closed = True
+            return self._take_commands()
+
+    def _take_commands(self) -> list[Command]:
+        commands = list(self._commands)
+        self._commands.clear()
+        self._num_submits = 0
+        return commands
