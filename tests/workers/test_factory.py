@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from parrot_mq.errors import CheckpointError
 from parrot_workers.bridge import EngineThread
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import EngineEvent, Finished, create_engine
 from parrot_workers.models import load_model
 from parrot_workers.tiny_model import checkpoint_path
+
+from parrot_mq.errors import CheckpointError
 from tests.workers.driving import check_story, ends, make_request, run
 
 

@@ -58,13 +58,15 @@ def _generate(model: LoadedModel, request: GenerationRequest) -> list[int]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("num_slots", [1, 4, 16])
-def test_greedy_tokens_equal_generate(loaded: Callable[[str], LoadedModel], family: str, num_slots: int) -> None:
-    """Ragged prompts, several groups, requests that join while others run, rows that end early."""
+@pytest.mark.parametrize(("num_slots", "max_prefill_tokens"), [(1, 4096), (4, 30), (16, 4096)])
+def test_greedy_tokens_equal_generate(
+    loaded: Callable[[str], LoadedModel], family: str, num_slots: int, max_prefill_tokens: int
+) -> None:
+    """Ragged prompts in one pass or many, groups, requests that join while others run, rows that end early."""
     # Random models hardly ever say one certain token; one of 20 lets some rows end early.
     model = replace(loaded(family), tokenizer=_VisibleTokens(), eos_token_ids=frozenset(range(0, 264, 20)))
     requests = [make_request(f"r{i}", prompt, max_tokens=40 - i) for i, prompt in enumerate(_PROMPTS)]
-    engine = SimpleEngine(model, num_slots=num_slots)
+    engine = SimpleEngine(model, num_slots=num_slots, max_prefill_tokens=max_prefill_tokens)
     engine.submit(requests[:6])
     events = engine.step() + engine.step()
     events += run(engine, requests[6:])

@@ -49,7 +49,7 @@ class Exchange:
             return True
 
     def cancel(self, keys: Iterable[str]) -> None:
-        """Leave keys to cancel; always taken. They join a cancellation that is last, so submissions bound its number."""
+        """Leave keys to cancel; always taken. They join one that is last, so submissions bound their number."""
         with self._changed:
             if self._is_closed:
                 return

@@ -29,13 +29,23 @@ class RunningBatch:
         model: What to run.
         states: The rows; none has output yet.
         prefix_length: Tokens that all prompts begin with; shorter than each of them.
+        max_prefill_tokens: Tokens of all rows together that go through the model at once. Longer prompts take several
+            passes: the attention mask of a pass takes this many times the context in memory.
     """
 
-    def __init__(self, model: LoadedModel, states: Sequence[GenerationState], prefix_length: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        states: Sequence[GenerationState],
+        prefix_length: int,
+        *,
+        max_prefill_tokens: int = 4096,
+    ) -> None:
         assert not (prefix_length and model.has_sliding_window)
         self.states = list(states)
         self._model = model
         self._prefix_length = prefix_length
+        self._max_prefill_tokens = max_prefill_tokens
         self._cache: Any = None  # a DynamicCache once the prompts have been read
         self._mask = torch.empty(0)  # [num_rows, num_cached], int64
 
@@ -85,15 +95,24 @@ class RunningBatch:
         return self._run(input_ids.to(device), positions.to(device))
 
     def _run(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """One forward. Both: shape [num_rows, num_new], int64. Returns: logits of the last place of each row."""
-        with torch.inference_mode():
-            output = self._model.model(
-                input_ids=input_ids,
-                position_ids=positions,
-                attention_mask=self._mask,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        """Put new tokens through the model, in passes. Both: shape [num_rows, num_new], int64; the mask covers them.
+
+        Returns:
+            Logits of each row's last place, shape [num_rows, vocab_size].
+        """
+        num_rows, num_new = input_ids.shape
+        num_cached = self._mask.shape[1] - num_new
+        width = max(1, self._max_prefill_tokens // num_rows)
+        for begin in range(0, num_new, width):
+            end = min(begin + width, num_new)
+            with torch.inference_mode():
+                output = self._model.model(
+                    input_ids=input_ids[:, begin:end],
+                    position_ids=positions[:, begin:end],
+                    attention_mask=self._mask[:, : num_cached + end],
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

@@ -31,6 +31,7 @@ class SimpleEngine:
         num_slots: Requests that run at a time; bounds the memory.
         max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
         min_shared_tokens: A shorter common prefix is computed for each request.
+        max_prefill_tokens: Tokens of prompts that go through the model at once; bounds the memory of a step.
         now: Seconds since 1970.
     """
 
@@ -41,12 +42,14 @@ class SimpleEngine:
         num_slots: int = 16,
         max_context_tokens: int = 0,
         min_shared_tokens: int = 16,
+        max_prefill_tokens: int = 4096,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._model = model
         self._num_slots = num_slots
         self._max_context_tokens = min(max_context_tokens or model.max_context_tokens, model.max_context_tokens)
         self._min_shared_tokens = min_shared_tokens
+        self._max_prefill_tokens = max_prefill_tokens
         self._now = now
         self._waiting: WaitingQueue[GenerationState] = WaitingQueue()
         self._running: dict[str, GenerationState] = {}  # who holds a slot; rows of batches that are not in here leave
@@ -133,7 +136,8 @@ class SimpleEngine:
         return list(self._batches)
 
     def _start(self, states: list[GenerationState], prefix_length: int) -> None:
-        self._batches.append(RunningBatch(self._model, states, prefix_length))
+        batch = RunningBatch(self._model, states, prefix_length, max_prefill_tokens=self._max_prefill_tokens)
+        self._batches.append(batch)
         self._num_batches += 1
         self._num_prompt += sum(len(state.prompt_ids) for state in states)
         for state in states[1:]:  # the first pays for the prefix

@@ -98,7 +98,8 @@ def load_model(path: Path, *, device: str = "cpu", dtype: str | torch.dtype | No
         raise
     except Exception as error:
         problem = f"transformers could not load it ({type(error).__name__}: {error})"
-        raise CheckpointError(path=str(path), problem=problem, remedy="copy the checkpoint again") from error
+        remedy = "copy the checkpoint again, or install what it asks for"
+        raise CheckpointError(path=str(path), problem=problem, remedy=remedy) from error
 
 
 def import_extra(name: str) -> ModuleType:
