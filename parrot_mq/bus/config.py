@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, Literal, Self
 
 from parrot_mq.errors import ConfigurationError
 
-__all__ = ["BusConfig"]
+__all__ = ["BusConfig", "redact"]
 
+_SECRETS = ("password", "token")
 _SCHEMES = ("nats://", "tls://", "ws://", "wss://")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class BusConfig:
     """Settings of one connection.
 
@@ -74,12 +76,17 @@ class BusConfig:
         self._check_numbers()
         _require(self.storage in ("file", "memory"), "storage", self.storage, "file or memory")
         _require(bool(self.password) <= bool(self.user), "password", "…", "a user as well")
-        _require(bool(self.tls_key_file) == bool(self.tls_cert_file), "tls_key_file", self.tls_key_file, "both or none")
+        is_pair = bool(self.tls_key_file) == bool(self.tls_cert_file)
+        _require(is_pair, "tls_cert_file", self.tls_cert_file, "tls_key_file as well, both or none")
         ways = [bool(self.user), bool(self.token), bool(self.credentials_file), bool(self.nkey_seed_file)]
         _require(sum(ways) <= 1, "user", self.user, "only one of user, token, credentials_file, nkey_seed_file")
         for name in ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file"):
             path = getattr(self, name)
             _require(not path or Path(path).is_file(), name, path, "a file that exists")
+
+    def __repr__(self) -> str:
+        shown = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in _SECRETS}
+        return redact(f"BusConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})")
 
     def _check_numbers(self) -> None:
         for name in (
@@ -118,13 +125,18 @@ class BusConfig:
             raise ConfigurationError(error.as_variable() if error.setting in settings else error.message) from None
 
 
+def redact(text: str) -> str:
+    """`text` without the passwords of addresses in it."""
+    return re.sub(r"://[^@/\s]+@", "://…@", text)
+
+
 class _BadSetting(ConfigurationError):
     def __init__(self, setting: str, value: object, expected: str) -> None:
-        super().__init__(f"bus setting {setting}={value!r}: expected {expected}")
+        super().__init__(redact(f"bus setting {setting}={value!r}: expected {expected}"))
         self.setting, self.value, self.expected = setting, value, expected
 
     def as_variable(self) -> str:
-        return f"PARROT_MQ_{self.setting.upper()}={self.value!r}: expected {self.expected}"
+        return redact(f"PARROT_MQ_{self.setting.upper()}={self.value!r}: expected {self.expected}")
 
 
 def _require(is_ok: bool, setting: str, value: object, expected: str) -> None:

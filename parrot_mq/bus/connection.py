@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from parrot_mq.bus.config import BusConfig
-from parrot_mq.bus.dial import dial, redact
+from parrot_mq.bus.config import BusConfig, redact
+from parrot_mq.bus.dial import dial
 from parrot_mq.bus.frames import subscribe_frame, unsubscribe_frame
 from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.bus.wire_client import Sink, WireClient
@@ -140,22 +140,29 @@ class Connection:
     # -- reconnection ------------------------------------------------------------------------------------------------
 
     async def _supervise(self, client: WireClient) -> None:
-        while True:
-            reason = await client.lost
-            if self._is_closed:
-                return
-            _log.warning("bus_connection_lost", reason=reason)
-            self._client = None
-            self._changed.clear()
-            call_all(self.on_lost)
+        """Replace the connection whenever it is lost, however long that takes.
+
+        `asyncio.wait_for`, which nats-py uses, can swallow a cancellation; so each turn looks whether the bus is open.
+        """
+        try:
+            while True:
+                reason = await client.lost
+                self._check_open()
+                _log.warning("bus_connection_lost", reason=reason)
+                self._client = None
+                self._changed.clear()
+                call_all(self.on_lost)
+                await client.end()
+                client = await self._dial_again()
+                self._adopt(client)
+                await self._restore(client)
+        except ConnectionClosed:
             await client.end()
-            client = await self._dial_again()
-            self._adopt(client)
-            await self._restore(client)
 
     async def _dial_again(self) -> WireClient:
         reason: object = None
         while True:
+            self._check_open()
             try:
                 return await self._dial(asyncio.get_running_loop().time())
             except ConnectFailed as error:
@@ -166,6 +173,7 @@ class Connection:
 
     def _adopt(self, client: WireClient) -> None:
         """Make `client` the connection: first all interests, then what was held while there was none."""
+        self._check_open()
         self.max_payload, self.server_version = client.max_payload, client.announced_version
         for interest in self._interests.values():
             self._announce(client, interest)
@@ -183,7 +191,7 @@ class Connection:
 
     async def _watch(self) -> None:
         """Make sure that the server answers: nats-py says "connected" also when it reads no more."""
-        while True:
+        while not self._is_closed:
             await asyncio.sleep(self.config.ping_interval_s / 2)
             client = self._client
             if client is not None and not await client.ping(self.config.ping_interval_s / 2):
@@ -203,7 +211,7 @@ class Connection:
             ConnectionClosed: It was closed here.
         """
         self._check_open()
-        if self._client is None and self._num_held_bytes + len(frame) <= _MAX_HELD_BYTES:
+        if not self.is_connected and self._num_held_bytes + len(frame) <= _MAX_HELD_BYTES:
             self._held.append(frame)
             self._num_held_bytes += len(frame)
             return

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable
 from typing import Any
 
-from parrot_mq.bus.config import BusConfig
+from parrot_mq.bus.config import BusConfig, redact
 from parrot_mq.bus.wire_client import WireClient, check_nats_py
 from parrot_mq.errors import ConfigurationError, ConnectFailed
 
-__all__ = ["dial", "redact"]
+__all__ = ["dial"]
 
 
 class _AttemptFailed(Exception):
@@ -98,8 +97,3 @@ def _as_connect_failed(server: str, cause: Exception, config: BusConfig) -> Conn
     if isinstance(cause, TimeoutError):
         return ConnectFailed(servers=[name], reason=f"no answer within {config.connect_timeout_s:g} s")
     return ConnectFailed(servers=[name], reason=redact(text) or type(cause).__name__)
-
-
-def redact(text: str) -> str:
-    """`text` without the passwords of addresses in it."""
-    return re.sub(r"://[^@/\s]+@", "://…@", text)

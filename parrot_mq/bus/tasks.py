@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import structlog
@@ -12,6 +12,7 @@ __all__ = ["TaskOwner", "for_each"]
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
+_CANCEL_AGAIN_S = 2.0
 
 
 async def for_each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]], *, num_workers: int) -> None:
@@ -51,19 +52,23 @@ class TaskOwner:
         """Cancel one task and wait for its end; the caller's own task is left to end by itself."""
         if task is None or task.done() or task is asyncio.current_task():
             return
-        task.cancel()
-        await asyncio.wait([task])
+        await _end_all([task])
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait for their end. May be called twice, and by one of them."""
         own = asyncio.current_task()
-        ending = [task for task in self._tasks if task is not own and not task.done()]
-        for task in ending:
-            task.cancel()
-        if ending:
-            await asyncio.wait(ending)
+        await _end_all([task for task in self._tasks if task is not own])
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("bus_task_failed", task=task.get_name(), exc_info=error)
+
+
+async def _end_all(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel, and again after a while: on Python 3.11 `asyncio.wait_for` can swallow a cancellation."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
