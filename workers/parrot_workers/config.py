@@ -67,7 +67,7 @@ class WorkerConfig:
             _require(0 < value < float("inf"), name, value, "a number of seconds above 0")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: object) -> Self:
+    def from_env(cls, environ: Mapping[str, str] | None = None, /, **settings: object) -> Self:
         """Read the environment; what is given in `settings` wins over it.
 
         Raises:
