@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import structlog
 
+from parrot_mq.bus import BusConfig, MemoryBus, MemoryServer, open_bus
+from parrot_mq.types import fresh_id
 from tests.actors.helpers import ManualClock, keep_logs
+from tests.actors.processes import OpenBus
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +37,20 @@ async def no_task_is_left() -> AsyncIterator[None]:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture(params=["memory", "nats"])
+def open_a_bus(request: pytest.FixtureRequest) -> OpenBus:
+    """Opens connections to one world, in memory or on the real server."""
+    if request.param == "memory":
+        server = MemoryServer()
+        server.ensure_streams()
+        return lambda: MemoryBus(server)
+    config = BusConfig(servers=(request.getfixturevalue("nats_url"),))
+    return lambda: open_bus(config)
+
+
+@pytest.fixture
+def node() -> str:
+    """A name that no other test on the same server has."""
+    return fresh_id("node")

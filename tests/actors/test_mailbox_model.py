@@ -1,0 +1,156 @@
+"""The mailbox against lists, under any order of puts, takes and cancellations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from parrot_mq.actors import Mailbox
+from parrot_mq.errors import MailboxFull
+from tests.actors.helpers import settle
+
+
+def _make_mailbox(capacity: int) -> Mailbox[int]:
+    return Mailbox(capacity, address="node/actor")
+
+
+class MailboxMachine(RuleBasedStateMachine):
+    """Any order of puts, takes and cancellations, with or without turns of the loop between, against lists.
+
+    A sender is in one of three places: `waiting` for a slot, `granted` one that it has not used, or done, with its
+    message in `items`. A turn of the loop moves the granted into `items`.
+    """
+
+    CAPACITY = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.mailbox = _make_mailbox(self.CAPACITY)
+        self.items: deque[int] = deque()
+        self.granted: list[int] = []
+        self.waiting: deque[int] = deque()
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.reader: asyncio.Task[int] | None = None
+        self.number = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) + len(self.granted) >= self.CAPACITY
+
+    @rule()
+    def put_nowait(self) -> None:
+        self.number += 1
+        if self.is_full:
+            with pytest.raises(MailboxFull):
+                self.loop.run_until_complete(self._put_nowait(self.number))
+        else:
+            self.loop.run_until_complete(self._put_nowait(self.number))
+            self.items.append(self.number)
+
+    async def _put_nowait(self, item: int) -> None:
+        self.mailbox.put_nowait(item)
+
+    @rule()
+    def begin_put(self) -> None:
+        self.number += 1
+        self.tasks[self.number] = self.loop.create_task(self.mailbox.put(self.number))
+        self._turn()
+        if self.tasks[self.number].done():
+            assert not self.is_full
+            self.items.append(self.number)
+        else:
+            assert self.is_full
+            self.waiting.append(self.number)
+
+    @precondition(lambda self: self.reader is None)
+    @rule(takes=st.integers(1, 3), cancels=st.lists(st.integers(0, 5), max_size=3))
+    def take_then_cancel_before_a_turn(self, takes: int, cancels: list[int]) -> None:
+        """Slots are granted and senders cancelled within one turn of the loop."""
+        self._turn()
+        for _ in range(takes):
+            if not self.items:
+                with pytest.raises(IndexError):
+                    self.mailbox.get_nowait()
+                continue
+            assert self.mailbox.get_nowait() == self.items.popleft()
+            self._grant()
+        for index in cancels:
+            alive = [*self.granted, *self.waiting]
+            if index < len(alive):
+                self._cancel(alive[index])
+        self._turn()
+
+    def _grant(self) -> None:
+        if self.waiting:
+            self.granted.append(self.waiting.popleft())
+
+    def _cancel(self, number: int) -> None:
+        self.tasks[number].cancel()
+        if number in self.granted:
+            self.granted.remove(number)
+            self._grant()
+        else:
+            self.waiting.remove(number)
+
+    @precondition(lambda self: self.reader is None)
+    @rule()
+    def begin_get(self) -> None:
+        self.reader = self.loop.create_task(self.mailbox.get())
+        self._turn()
+        self._collect()
+
+    @precondition(lambda self: self.reader is not None)
+    @rule()
+    def cancel_get(self) -> None:
+        assert self.reader is not None
+        self.reader.cancel()
+        self._turn()
+        assert self.reader.cancelled()
+        self.reader = None
+
+    def _collect(self) -> None:
+        """A reader that waits takes the first message as soon as there is one."""
+        if self.reader is not None and self.items:
+            assert self.reader.done()
+            assert self.reader.result() == self.items.popleft()
+            self.reader = None
+            self._grant()
+            self._turn()
+
+    def _turn(self) -> None:
+        self.loop.run_until_complete(settle(4))
+        self.items.extend(self.granted)
+        self.granted.clear()
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        self._turn()
+        self._collect()
+        self.mailbox.check_integrity()
+        statistics = self.mailbox.statistics()
+        assert (statistics.depth, statistics.num_waiting) == (len(self.items), len(self.waiting))
+        assert not any(self.tasks[number].done() for number in self.waiting)
+
+    def teardown(self) -> None:
+        """What is left comes out in the order of the model, and then nothing waits."""
+        if self.reader is not None:
+            self.reader.cancel()
+            self._turn()
+        while self.items:
+            assert self.mailbox.get_nowait() == self.items.popleft()
+            self._grant()
+            self._turn()
+        assert all(task.done() for task in self.tasks.values())
+        self.loop.close()
+
+
+TestMailboxMachine = MailboxMachine.TestCase
+
+
+TestMailboxMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
