@@ -348,7 +348,7 @@ async def test_a_broken_engine_fails_every_request_and_says_so() -> None:
         check_story(events, [*(f"r{i}" for i in range(6)), "late"])
         found = ends(events)
         assert all(isinstance(found[f"r{i}"], Finished) for i in range(4))
-        assert all(isinstance(found[key], EngineFailure) for key in ("r4", "r5", "late"))
+        assert all(isinstance(found[key], GenerationAborted) for key in ("r4", "r5", "late"))
         assert engine.state == "failed"
         assert isinstance(engine.failure, EngineFailure)
         assert engine.step_duration_s == 0.0

@@ -29,8 +29,8 @@ class EngineThread:
     """Owns an engine and the one thread that calls it.
 
     Every request that was submitted ends with one `Finished` or `Failed` in `events()`, unless the thread is stopped
-    first. If the engine breaks (`step` raises), all its requests end with `EngineFailure`; then `events()` and `submit`
-    raise it.
+    first. If the engine breaks (`step` raises), all its requests end with `GenerationAborted`; then `events()` and
+    `submit` raise `EngineFailure`.
 
     Args:
         factory: Makes the engine, in the thread: loading a model does not block the event loop.
@@ -250,10 +250,11 @@ class EngineThread:
             self._tell_loop(self._has_events.set)
 
     def _fail(self, failure: EngineFailure) -> None:
-        """End every request that the engine had or was to get."""
+        """End every request that the engine had or was to get: aborted, for another engine can still finish it."""
         self._step_started_at = None
+        aborted = GenerationAborted(failure.message)
         left = {one.key for command in self._exchange.close() if isinstance(command, list) for one in command}
-        self._exchange.put_events([Failed(key, failure) for key in sorted(left | self._live | self._cancelled)])
+        self._exchange.put_events([Failed(key, aborted) for key in sorted(left | self._live | self._cancelled)])
         self._failure = failure
         self._state = "failed"
 

@@ -20,7 +20,6 @@ from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
 __all__ = ["serve", "worker"]
 
 TINY = "tiny"
-"""Too small a model for several threads: they would wait for each other."""
 
 
 def worker(
@@ -49,7 +48,7 @@ def worker(
     configure_logging(log_level)
     settings: dict[str, object] = {"model_path": Path(model)}
     if model == TINY:
-        settings = {"model_path": checkpoint_path(), "model_name": TINY, "num_threads": 1}
+        settings = {"model_path": checkpoint_path(), "model_name": TINY}
     given = {"model_name": served_as, "worker_id": name, "num_slots": slots, "device": device, "dtype": dtype}
     settings |= {key: value for key, value in given.items() if value}
     run_async(_run(servers, settings))

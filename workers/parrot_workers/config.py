@@ -30,7 +30,7 @@ class WorkerConfig:
         min_shared_tokens: Prompts that begin with this many equal tokens are computed as a group.
         device: `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
         dtype: Type of weights and cache: `auto` (float32 on a CPU, else as stored), `float32`, `bfloat16`, `float16`.
-        num_threads: Threads of torch on a CPU; 0 leaves it to torch.
+        num_threads: Threads of torch on a CPU; 0 takes one for a small model and else leaves it to torch.
         heartbeat_s: Seconds between two heartbeats.
         max_step_s: A step that takes longer means that the engine is stuck.
         drain_s: Seconds that running generations get to finish when the worker is stopped.

@@ -7,6 +7,9 @@ from parrot_workers.engine.base import Engine
 
 __all__ = ["create_engine"]
 
+MIN_THREADED_PARAMETERS = 20_000_000
+"""Smaller models run on one thread: several would spend their time waiting for each other."""
+
 
 def create_engine(config: WorkerConfig) -> Engine:
     """Load the model and make its engine. Takes as long as reading the weights does; call it in the engine's thread.
@@ -18,12 +21,12 @@ def create_engine(config: WorkerConfig) -> Engine:
     from parrot_workers.models import import_extra, load_model
 
     torch = import_extra("torch")
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(config.model_path, device=device, dtype=config.dtype)
+    if num_threads := config.num_threads or (1 if model.num_parameters < MIN_THREADED_PARAMETERS else 0):
+        torch.set_num_threads(num_threads)
 
     from parrot_workers.engine.engine import SimpleEngine
 

@@ -51,6 +51,11 @@ class LoadedModel:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def encode(self, text: str) -> list[int]:
         """Tokenize a whole prompt exactly as `tokenizer(text)` does. An empty prompt is the token that begins a text.
 
