@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from parrot_mq.actors.child import ChildSpec
 from parrot_mq.actors.life import Life, Phase
-from parrot_mq.actors.mailbox import Mailbox, MailboxStatistics
+from parrot_mq.actors.mailbox import Mailbox
 from parrot_mq.actors.ref import Ask
 from parrot_mq.actors.remote import Endpoint
+from parrot_mq.actors.statistics import ActorState, ActorStatistics
 from parrot_mq.errors import ActorStopped
 from parrot_mq.observability.logging import get_logger
 
@@ -19,25 +19,9 @@ if TYPE_CHECKING:
     from parrot_mq.actors.children import Children
     from parrot_mq.actors.runtime import Runtime
 
-__all__ = ["ActorState", "ActorStatistics", "Cell"]
+__all__ = ["Cell"]
 
 log = get_logger(__name__)
-
-
-class ActorState(Enum):
-    """How an actor is."""
-
-    STARTING = "starting"
-    """`on_start` runs; messages wait in the mailbox."""
-
-    RUNNING = "running"
-    """It handles messages."""
-
-    RESTARTING = "restarting"
-    """It has ended and will be started again; messages wait in the mailbox."""
-
-    STOPPED = "stopped"
-    """It has ended for good."""
 
 
 class Wanted(Enum):
@@ -51,25 +35,6 @@ class Wanted(Enum):
 
     STOP = "stop"
     """It stays stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorStatistics:
-    """How an actor stands.
-
-    Attributes:
-        address: `node/name`.
-        state: How it is.
-        num_handled: Messages that it began to handle, in all its lives.
-        num_restarts: How often it was restarted.
-        mailbox: How its mailbox stands.
-    """
-
-    address: str
-    state: ActorState
-    num_handled: int
-    num_restarts: int
-    mailbox: MailboxStatistics
 
 
 class Cell:

@@ -26,6 +26,8 @@ __all__ = ["Life", "Phase"]
 MESSAGES_PER_TURN = 32
 """Messages handled before the event loop gets a turn, so that an actor that is never idle starves nobody."""
 
+MAX_CAUSE_CHARS = 2000
+
 log = get_logger(__name__)
 Receive = Callable[[Any], Awaitable[object]]
 
@@ -227,4 +229,6 @@ class Life:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """What an asker is told of a failure; short, for it has to fit into one message."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= MAX_CAUSE_CHARS else f"{text[:MAX_CAUSE_CHARS]}…"

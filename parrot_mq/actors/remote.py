@@ -14,6 +14,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from parrot_mq.actors.packing import Packed, pack, unpack
 from parrot_mq.actors.ref import Ask, Ref
 from parrot_mq.errors import (
     ActorFailed,
@@ -26,16 +27,12 @@ from parrot_mq.errors import (
     RequestTimeout,
 )
 from parrot_mq.messages import (
-    HEADER_BLOB,
     HEADER_STATUS,
     STATUS_ERROR,
-    BlobRef,
     ErrorInfo,
     Message,
     actor_subject,
     decode,
-    encode,
-    encode_blob_ref,
     encode_error,
 )
 from parrot_mq.observability.logging import get_logger
@@ -47,13 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Endpoint", "RemoteRef"]
 
-BLOB_TENANT = "pmq-sys"
-HEADERS_MARGIN_BYTES = 512
-"""Room for headers in what the server takes; ours need less than half of it."""
-BLOB_TIMEOUT_S = 30.0
-
 log = get_logger(__name__)
-Packed = tuple[bytes, dict[str, str]]
 
 
 class RemoteRef(Ref):
@@ -225,27 +216,3 @@ class Endpoint:
             await self._bus.publish(reply, payload, headers=headers or None)
         except Exception as error:  # the asker will time out
             log.warning("actor_answer_lost", actor=self._cell.address, error=str(error))
-
-
-async def pack(bus: Bus, message: Message) -> Packed:
-    """Payload and headers of a message, as a claim check if it is larger than the server takes."""
-    payload = encode(message)
-    if len(payload) + HEADERS_MARGIN_BYTES <= bus.max_payload:
-        return payload, {}
-    digest = await bus.put_blob(BLOB_TENANT, payload)
-    return encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
-
-
-async def unpack(bus: Bus, delivery: Delivery, expected: Any) -> Any:
-    """The message that was packed.
-
-    Raises:
-        CodecError: It is none of `expected`.
-        BlobMissing: Its bytes are not in the store.
-    """
-    if HEADER_BLOB not in delivery.headers:
-        return decode(delivery.payload, expected, delivery.headers)
-    ref = decode(delivery.payload, BlobRef, delivery.headers)
-    async with asyncio.timeout(BLOB_TIMEOUT_S):
-        payload = await bus.get_blob(BLOB_TENANT, ref.digest)
-    return decode(payload, expected)

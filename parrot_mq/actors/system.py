@@ -6,18 +6,17 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from parrot_mq.actors._tasks import task_group
 from parrot_mq.actors.actor import Actor
-from parrot_mq.actors.cell import ActorStatistics
 from parrot_mq.actors.child import DEFAULT_MAILBOX_CAPACITY, DEFAULT_STOP_TIMEOUT_S, ChildSpec
 from parrot_mq.actors.children import Children
 from parrot_mq.actors.ref import ActorRef
 from parrot_mq.actors.remote import RemoteRef
 from parrot_mq.actors.runtime import Runtime
+from parrot_mq.actors.statistics import SystemStatistics
 from parrot_mq.actors.supervision import RestartPolicy, Supervision
 from parrot_mq.clock import Clock, SystemClock
 from parrot_mq.errors import ActorNotFound, ConfigurationError, RestartIntensityExceeded
@@ -27,22 +26,9 @@ from parrot_mq.types import check_name
 if TYPE_CHECKING:
     from parrot_mq.bus.base import Bus
 
-__all__ = ["ActorSystem", "SystemStatistics"]
+__all__ = ["ActorSystem"]
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemStatistics:
-    """How a system stands.
-
-    Attributes:
-        node: Its name.
-        actors: Its actors, in the order in which they were spawned.
-    """
-
-    node: str
-    actors: tuple[ActorStatistics, ...]
 
 
 class ActorSystem:
