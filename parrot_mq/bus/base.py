@@ -101,8 +101,10 @@ class Subscription(ABC):
 class Bus(ABC):
     """One connection to the bus. Use it as an async context manager, or call `aclose`."""
 
-    max_payload: int
-    """Most bytes of one message, headers counted, as the server announced."""
+    @property
+    @abstractmethod
+    def max_payload(self) -> int:
+        """Most bytes of one message, headers counted, as the server announced."""
 
     # -- core: at most once ------------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
+from parrot_mq.bus.backoff import Backoff
 from parrot_mq.bus.base import Bus, Delivery
-from parrot_mq.bus.jetstream import Backoff
 from parrot_mq.bus.tasks import for_each
 from parrot_mq.errors import BlobMissing
 from parrot_mq.messages.subjects import STREAM_BLOBS, blob_subject

@@ -6,42 +6,22 @@ import asyncio
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 
 from parrot_mq.bus.config import BusConfig, redact
 from parrot_mq.bus.dial import dial
-from parrot_mq.bus.frames import subscribe_frame, unsubscribe_frame
+from parrot_mq.bus.interests import Interest, Interests
 from parrot_mq.bus.tasks import TaskOwner
-from parrot_mq.bus.wire_client import Sink, WireClient
+from parrot_mq.bus.wire_client import WireClient
 from parrot_mq.errors import ConnectFailed, ConnectionClosed, PermissionDenied
 
-__all__ = ["Connection", "Interest", "call_all"]
+__all__ = ["Connection", "call_all"]
 
 _log = structlog.get_logger(__name__)
 _DENIED = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
 _MAX_UNSENT_BYTES = 2 * 1024 * 1024
 _MAX_HELD_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(slots=True, eq=False)
-class Interest:
-    """One subscription, as it has to be told to each new connection.
-
-    Attributes:
-        subject: What is subscribed to.
-        queue: Its queue group; empty for none.
-        sink: Where its messages go.
-        on_denied: Called if the server refuses the subject, now or after a reconnection.
-        sid: Its number on the wire, the same on all connections.
-    """
-
-    subject: str
-    queue: str
-    sink: Sink
-    on_denied: Callable[[PermissionDenied], None]
-    sid: int = field(init=False, default=0)
 
 
 class Connection:
@@ -64,8 +44,7 @@ class Connection:
         self.on_publish_denied: Callable[[str], None] = lambda subject: None
         self._tasks = tasks
         self._client: WireClient | None = None
-        self._interests: dict[int, Interest] = {}
-        self._last_sid = 0
+        self._interests = Interests()
         self._held: list[bytes] = []
         self._num_held_bytes = 0
         self._changed = asyncio.Event()
@@ -175,8 +154,7 @@ class Connection:
         """Make `client` the connection: first all interests, then what was held while there was none."""
         self._check_open()
         self.max_payload, self.server_version = client.max_payload, client.announced_version
-        for interest in self._interests.values():
-            self._announce(client, interest)
+        self._interests.announce_all(client)
         for frame in self._held:
             client.send(frame)
         self._held.clear()
@@ -254,21 +232,11 @@ class Connection:
 
     def add_interest_nowait(self, interest: Interest) -> None:
         """Subscribe without waiting for the server; what is sent next on this connection comes after it."""
-        self._last_sid += 1
-        interest.sid = self._last_sid
-        self._interests[interest.sid] = interest
-        if self._client is not None:
-            self._announce(self._client, interest)
+        self._interests.add(interest, self._client)
 
     def remove_interest(self, interest: Interest) -> None:
-        """End a subscription."""
-        if self._interests.pop(interest.sid, None) is not None and self._client is not None:
-            self._client.sinks.pop(interest.sid, None)
-            self._client.send(unsubscribe_frame(interest.sid))
-
-    def _announce(self, client: WireClient, interest: Interest) -> None:
-        client.sinks[interest.sid] = interest.sink
-        client.send(subscribe_frame(interest.subject, interest.queue, interest.sid))
+        """End a subscription. May be called twice."""
+        self._interests.remove(interest, self._client)
 
     # -- errors ------------------------------------------------------------------------------------------------------
 
@@ -281,10 +249,8 @@ class Connection:
         operation, subject = denied.groups()
         if operation == "publish":
             self.on_publish_denied(subject)
-            return
-        for interest in list(self._interests.values()):
-            if interest.subject.lower() == subject:
-                interest.on_denied(PermissionDenied(operation="subscribe to", subject=interest.subject))
+        else:
+            self._interests.deny(subject)
 
     def _check_open(self) -> None:
         if self._is_closed:

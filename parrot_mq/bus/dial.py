@@ -44,7 +44,8 @@ async def dial(config: BusConfig, server: str, *, on_error: Callable[[str], None
             await client.connect(servers=[server], error_cb=give_up, **options)
     except ImportError as error:
         await client.end()
-        raise ConfigurationError(f"to connect to {redact(server)} install a package: {error}") from error
+        package = "nats-py[nkeys]" if error.name == "nkeys" else str(error.name)
+        raise ConfigurationError(f"to connect to {redact(server)} run `pip install '{package}'`: {error}") from error
     except Exception as error:
         await client.end()
         cause = error.args[0] if isinstance(error, _AttemptFailed) else error

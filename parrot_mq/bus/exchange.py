@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import structlog
 
-from parrot_mq.bus.connection import Connection, Interest
+from parrot_mq.bus.connection import Connection
 from parrot_mq.bus.frames import Status, parse_status, publish_frame
+from parrot_mq.bus.interests import Interest
 from parrot_mq.errors import (
     ConnectFailed,
     ConnectionClosed,

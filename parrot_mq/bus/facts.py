@@ -7,10 +7,11 @@ from datetime import datetime
 
 import msgspec
 
+from parrot_mq.bus.backoff import retrying
 from parrot_mq.bus.base import Delivery, Headers
 from parrot_mq.bus.exchange import Reply
 from parrot_mq.bus.frames import Status, parse_headers, parse_status, without_server_headers
-from parrot_mq.bus.jetstream import JetStream, retrying
+from parrot_mq.bus.jetstream import JetStream
 from parrot_mq.bus.matching import has_wildcard
 from parrot_mq.bus.tasks import for_each
 from parrot_mq.errors import PermissionDenied, PublishRejected

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
 
+from parrot_mq.bus.backoff import TryAgain, retrying
 from parrot_mq.bus.exchange import Exchanges
-from parrot_mq.errors import (
-    ConnectionLost,
-    JetStreamUnavailable,
-    NoResponders,
-    ParrotError,
-    PublishRejected,
-    RequestTimeout,
-)
+from parrot_mq.errors import JetStreamUnavailable, NoResponders, PublishRejected
 
 __all__ = [
     "CONSUMER_NOT_FOUND",
@@ -27,9 +19,7 @@ __all__ = [
     "TEMPORARY",
     "WORK_QUEUE_HELD",
     "ApiError",
-    "Backoff",
     "JetStream",
-    "retrying",
 ]
 
 _T = TypeVar("_T")
@@ -57,15 +47,10 @@ class _Envelope(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
-class AccountInfo(msgspec.Struct, frozen=True):
-    """That JetStream is on."""
-
-
 class StreamState(msgspec.Struct, frozen=True):
     """What a stream holds."""
 
     last_seq: int = 0
-    messages: int = 0
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
@@ -93,46 +78,8 @@ class Purged(msgspec.Struct, frozen=True):
     purged: int = 0
 
 
-class Backoff:
-    """Pauses between attempts, 50 ms to 500 ms, until a deadline. Source: notes on elections, which take 4 to 8 s."""
-
-    def __init__(self, total_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + total_s
-        self._pause_s = 0.05
-
-    @property
-    def remaining_s(self) -> float:
-        """Time that is left."""
-        return max(0.0, self._deadline - self._loop.time())
-
-    async def pause(self) -> bool:
-        """Wait a little longer than last time; False if no time is left."""
-        if self.remaining_s <= self._pause_s:
-            return False
-        await asyncio.sleep(self._pause_s)
-        self._pause_s = min(0.5, self._pause_s * 2)
-        return True
-
-
-async def retrying(total_s: float, attempt: Callable[[float], Awaitable[_T]]) -> _T:
-    """Call `attempt(timeout_s)` until it succeeds; a third of the time is the most that one attempt may take.
-
-    Raises:
-        NoResponders, ConnectionLost, RequestTimeout: The last attempt's error, when the time is over.
-    """
-    backoff = Backoff(total_s)
-    while True:
-        try:
-            return await attempt(min(max(total_s / 3, 1.0), backoff.remaining_s))
-        except (NoResponders, ConnectionLost, RequestTimeout, _TryAgain) as error:
-            if not await backoff.pause():
-                raise error.cause if isinstance(error, _TryAgain) else error from None
-
-
-class _TryAgain(Exception):
-    def __init__(self, cause: ParrotError) -> None:
-        self.cause = cause
+class _NothingThere(Exception):
+    """Nobody listens on the API's own subject."""
 
 
 class JetStream:
@@ -161,7 +108,7 @@ class JetStream:
                 return data
             rejected = PublishRejected(subject=subject, err_code=error.err_code, description=error.description)
             if error.err_code in TEMPORARY:
-                raise _TryAgain(rejected)
+                raise TryAgain(rejected)
             if error.err_code in _DISABLED:
                 raise JetStreamUnavailable(reason=error.description)
             raise rejected
@@ -171,9 +118,15 @@ class JetStream:
     async def check_available(self) -> None:
         """Raise `JetStreamUnavailable` if JetStream is off, without waiting for it."""
         try:
-            reply = await self.exchanges.request("$JS.API.INFO", b"", timeout_s=self.total_s)
-        except NoResponders:
+            await retrying(self.total_s, self._ask_account)
+        except _NothingThere:
             raise JetStreamUnavailable(reason="the server does not answer on $JS.API.INFO") from None
+
+    async def _ask_account(self, timeout_s: float) -> None:
+        try:
+            reply = await self.exchanges.request("$JS.API.INFO", b"", timeout_s=timeout_s)
+        except NoResponders as nobody:
+            raise _NothingThere from nobody
         error = msgspec.json.decode(reply.payload, type=_Envelope).error
         if error is not None and error.err_code in _DISABLED:
             raise JetStreamUnavailable(reason=error.description)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import structlog
 
 from parrot_mq.bus.base import Handler, Subscription
-from parrot_mq.bus.connection import Connection, Interest
+from parrot_mq.bus.connection import Connection
 from parrot_mq.bus.frames import core_delivery
+from parrot_mq.bus.interests import Interest
 from parrot_mq.bus.pump import Pump
 from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.errors import ParrotError, PermissionDenied

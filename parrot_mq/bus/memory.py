@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from parrot_mq.bus.backoff import Backoff
 from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
 from parrot_mq.bus.blobs import get_blob, put_blob
 from parrot_mq.bus.frames import message_block
-from parrot_mq.bus.jetstream import STREAM_NOT_FOUND, Backoff
+from parrot_mq.bus.jetstream import STREAM_NOT_FOUND
 from parrot_mq.bus.matching import check_filter, check_subject
 from parrot_mq.bus.memory_server import FaultPolicy, Listener, MemoryServer
 from parrot_mq.bus.memory_stream import MemoryStream
@@ -49,7 +50,7 @@ class MemoryBus(Bus):
         server.connections.append(self._on_server)
 
     @property
-    def max_payload(self) -> int:  # type: ignore[override]
+    def max_payload(self) -> int:
         return self.server.max_payload
 
     # -- core --------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class NatsBus(Bus):
         return bus
 
     @property
-    def max_payload(self) -> int:  # type: ignore[override]
+    def max_payload(self) -> int:
         return self._connection.max_payload
 
     @property
@@ -181,6 +181,8 @@ class NatsBus(Bus):
         """Streams in memory are gone after a restart of the server."""
         try:
             await ensure_streams(self._jetstream, self.config)
+        except ConnectionClosed:
+            return
         except TransportError as error:
             _log.warning("streams_not_ensured", reason=str(error))
 

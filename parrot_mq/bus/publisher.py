@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from parrot_mq.bus.backoff import ATTEMPT_S, Backoff
 from parrot_mq.bus.base import Delivery, Stored
 from parrot_mq.bus.exchange import Exchanges
 from parrot_mq.bus.facts import FactReader
-from parrot_mq.bus.jetstream import SUBJECT_WRITTEN, TEMPORARY, ApiError, Backoff
+from parrot_mq.bus.jetstream import SUBJECT_WRITTEN, TEMPORARY, ApiError
 from parrot_mq.errors import ConnectionLost, NoResponders, ParrotError, PublishRejected, RequestTimeout, SubjectTaken
 from parrot_mq.messages.subjects import HEADER_BLOB, HEADER_STATUS
 
@@ -34,7 +35,6 @@ class Publisher:
         self._facts = facts
         self._slots = asyncio.Semaphore(max_in_flight)
         self._timeout_s = timeout_s
-        self._attempt_s = max(timeout_s / 3, 1.0)
 
     async def publish_once(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, block: bytes
@@ -57,7 +57,7 @@ class Publisher:
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, block: bytes, remaining_s: float
     ) -> Stored | None:
         """One publish; None if it has to be repeated."""
-        timeout_s = min(self._attempt_s, remaining_s)
+        timeout_s = min(ATTEMPT_S, remaining_s)
         reply = await self._exchanges.request(subject, payload, block, timeout_s=timeout_s)
         try:
             ack = _decoder.decode(reply.payload)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from parrot_mq.bus.base import Handler, Subscription
-from parrot_mq.bus.connection import Connection, Interest
+from parrot_mq.bus.connection import Connection
 from parrot_mq.bus.frames import (
     ACK_PREFIX,
     Status,
@@ -20,6 +20,7 @@ from parrot_mq.bus.frames import (
     split_ack,
     stream_delivery,
 )
+from parrot_mq.bus.interests import Interest
 from parrot_mq.bus.jetstream import STREAM_NOT_FOUND, JetStream
 from parrot_mq.bus.listen import settle
 from parrot_mq.bus.pump import Pump

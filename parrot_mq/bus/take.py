@@ -6,9 +6,10 @@ import secrets
 from collections import deque
 from typing import Any
 
+from parrot_mq.bus.backoff import Backoff
 from parrot_mq.bus.base import Delivery
 from parrot_mq.bus.frames import publish_frame
-from parrot_mq.bus.jetstream import WORK_QUEUE_HELD, Backoff
+from parrot_mq.bus.jetstream import WORK_QUEUE_HELD
 from parrot_mq.bus.pull import PullSubscription
 from parrot_mq.errors import ConsumerTakenOver, ParrotError, PublishRejected
 

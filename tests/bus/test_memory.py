@@ -8,8 +8,9 @@ import random
 import pytest
 
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer
+from parrot_mq.bus.blobs import put_blob
 from parrot_mq.errors import ConnectionLost, ConsumerTakenOver, NoResponders, PublishRejected, RequestTimeout
-from parrot_mq.messages.subjects import STREAM_TASKS, STREAM_VARS, task_subject, variable_subject
+from parrot_mq.messages.subjects import STREAM_BLOBS, STREAM_TASKS, STREAM_VARS, task_subject, variable_subject
 from tests.bus.worlds import WAIT_S, Mailbox
 
 
@@ -115,6 +116,19 @@ async def test_facts_are_stamped_by_the_clock_of_the_world() -> None:
         digest = await bus.put_blob("t", b"data")
         clock.time = 2e9
         assert await bus.put_blob("t", b"data") == digest
+
+
+async def test_an_old_blob_is_written_anew(memory_bus: MemoryBus) -> None:
+    """Its age counts from its first storing, and a value that refers to it now has a whole life before it."""
+    data = bytes(300_000)
+    digest = await put_blob(memory_bus, "t", data, now=0.0, max_age_s=10.0)
+    stored = await memory_bus.last_sequence(STREAM_BLOBS)
+    now = memory_bus.server.clock.now()
+    assert await put_blob(memory_bus, "t", data, now=now + 9.0, max_age_s=10.0) == digest
+    assert await memory_bus.last_sequence(STREAM_BLOBS) == stored
+    assert await put_blob(memory_bus, "t", data, now=now + 11.0, max_age_s=10.0) == digest
+    assert await memory_bus.last_sequence(STREAM_BLOBS) == 2 * stored
+    assert await memory_bus.get_blob("t", digest) == data
 
 
 async def test_an_acknowledgement_of_an_old_holder_removes_nothing(memory_server: MemoryServer) -> None:

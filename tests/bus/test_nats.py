@@ -10,6 +10,8 @@ from contextlib import suppress
 import pytest
 
 from parrot_mq.bus import BusConfig, NatsBus, NatsServer, connect, open_bus
+from parrot_mq.bus.follow import FollowSubscription
+from parrot_mq.bus.frames import unsubscribe_frame
 from parrot_mq.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -255,6 +257,20 @@ async def test_a_deleted_follow_consumer_is_made_again(bus: NatsBus) -> None:
     await mailbox.wait_for(1)
     for name in await bus._jetstream.consumer_names(STREAM_VARS):
         await bus._jetstream.delete_consumer(STREAM_VARS, name)
+    await bus.publish_once(variable_subject("t", "s", "b"), b"b")
+    await mailbox.wait_for(2)
+    assert mailbox.payloads == [b"a", b"b"]
+
+
+async def test_a_consumer_that_falls_silent_is_made_again(bus: NatsBus) -> None:
+    """Two heartbeats missed: something between the server and us forgot the subscription."""
+    mailbox = Mailbox()
+    subscription = await bus.follow(STREAM_VARS, mailbox, after_sequence=0)
+    await bus.publish_once(variable_subject("t", "s", "a"), b"a")
+    await mailbox.wait_for(1)
+    assert isinstance(subscription, FollowSubscription)
+    assert subscription._interest is not None
+    bus._connection.send(unsubscribe_frame(subscription._interest.sid))
     await bus.publish_once(variable_subject("t", "s", "b"), b"b")
     await mailbox.wait_for(2)
     assert mailbox.payloads == [b"a", b"b"]

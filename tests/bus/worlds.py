@@ -42,9 +42,9 @@ class Mailbox:
     def payloads(self) -> list[bytes]:
         return [delivery.payload for delivery in self.deliveries]
 
-    async def wait_for(self, num_deliveries: int) -> list[Delivery]:
+    async def wait_for(self, num_deliveries: int, *, timeout_s: float = WAIT_S) -> list[Delivery]:
         """Wait until that many have arrived."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(timeout_s):
             while len(self.deliveries) < num_deliveries:
                 self._arrived.clear()
                 await self._arrived.wait()
