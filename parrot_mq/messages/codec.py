@@ -76,18 +76,16 @@ def decode(payload: bytes, expected: type[M] | UnionType, headers: Mapping[str, 
     plain = _parse(payload, name, headers.get(HEADER_CONTENT_TYPE, ""))
     if not isinstance(plain, dict):
         raise MalformedMessage(message_type=name, path="$", expected=f"Expected an object, got {type(plain).__name__}")
-    found = plain.get("type")
-    if found is None:
-        if len(tags) > 1:
-            raise MalformedMessage(message_type=name, path="$.type", expected=f"Expected {name}, got nothing")
-        plain = {**plain, "type": name}
-    elif not isinstance(found, str) or found not in tags:
+    if "type" not in plain and len(tags) > 1:
+        raise MalformedMessage(message_type=name, path="$.type", expected=f"Expected {name}, got nothing")
+    found = plain.setdefault("type", name)
+    if not isinstance(found, str) or found not in tags:
         raise UnknownMessageType(found=_short(str(found)), known=sorted(tags))
     try:
         return msgspec.convert(plain, expected)
     except msgspec.ValidationError as error:
         path, reason = _explain(error, plain, expected)
-        raise MalformedMessage(message_type=found or name, path=path, expected=reason) from error
+        raise MalformedMessage(message_type=found, path=path, expected=reason) from error
 
 
 def salvage_outputs(payload: bytes) -> list[str]:

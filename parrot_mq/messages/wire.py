@@ -54,7 +54,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 
 
 class VariableRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Stands for the value of a variable of the same session: `{"variable": "topic"}`."""
+    """Stands for the value of a variable of the same session: `{"variable": "topic"}`.
+
+    Attributes:
+        variable: Its name.
+    """
 
     variable: Name
 
@@ -64,7 +68,12 @@ InputValue = str | VariableRef | list[str | VariableRef]
 
 
 class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which variable an output placeholder fills, and how it is generated."""
+    """Which variable an output placeholder fills, and how it is generated.
+
+    Attributes:
+        variable: Name of the variable, in the task's session.
+        sampling: How it is generated.
+    """
 
     variable: Name
     sampling: Sampling = Sampling()
@@ -97,7 +106,11 @@ class SessionOpen(Message, frozen=True, kw_only=True, omit_defaults=True, tag="s
 
 
 class SessionCancel(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.cancel"):
-    """Give up tasks: those that write `variables`, or all unfinished ones of the session when it is empty."""
+    """Give up tasks: those that write `variables`, or all unfinished ones of the session when it is empty.
+
+    Attributes:
+        variables: Outputs whose tasks are given up; a task is given up with all its outputs.
+    """
 
     variables: list[Name] = []
 
@@ -107,7 +120,11 @@ class SessionClose(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class SessionReply(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.reply"):
-    """What the coordinator did: how many tasks it gave up."""
+    """What the coordinator did: how many tasks it gave up.
+
+    Attributes:
+        num_cancelled: Tasks that were unfinished, and are cancelled now.
+    """
 
     num_cancelled: int = 0
 
@@ -147,15 +164,16 @@ class ErrorInfo(Message, frozen=True, kw_only=True, omit_defaults=True, tag="err
         return rebuild_error(self.code, self.message, facts)
 
 
-_MAX_ERROR_CHARACTERS = 4096
-_MAX_ERROR_ITEMS = 256
+_MAX_ERROR_TEXT = 4096
+_MAX_ERROR_ITEM = 256
+_MAX_ERROR_ITEMS = 128
 _RESERVED = {*dir(OSError), *dir(ParrotError), "self", "message", "facts"}
 """Names that exceptions have already; whoever writes an error on the bus chooses the names of its facts."""
 
 
-def _fit(text: str) -> str:
+def _fit(text: str, max_characters: int = _MAX_ERROR_TEXT) -> str:
     text = text.encode(errors="replace").decode()
-    return text if len(text) <= _MAX_ERROR_CHARACTERS else f"{text[: _MAX_ERROR_CHARACTERS - 1]}…"
+    return text if len(text) <= max_characters else f"{text[: max_characters - 1]}…"
 
 
 def _fit_fact(value: Fact) -> Fact:
@@ -163,7 +181,7 @@ def _fit_fact(value: Fact) -> Fact:
         case str():
             return _fit(value)
         case list():
-            return [_fit(item) for item in value[:_MAX_ERROR_ITEMS]]
+            return [_fit(item, _MAX_ERROR_ITEM) for item in value[:_MAX_ERROR_ITEMS]]
     return value
 
 
@@ -229,7 +247,14 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
 
 
 class DeadTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.dead"):
-    """A task that was given up without a value for its outputs: why, and its record as it was submitted."""
+    """A task that was given up without a value for its outputs: why, and its record as it was submitted.
+
+    Attributes:
+        session: The session it was submitted to.
+        task: The task's id.
+        reason: Why it was given up.
+        record: Its payload as text; bytes that are not UTF-8 are replaced.
+    """
 
     session: str
     task: str
@@ -244,7 +269,10 @@ class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ge
     """One output to generate: a prompt and where its text goes.
 
     Attributes:
-        tenant, session, task, variable: Addresses; (tenant, session, variable) names the generation.
+        tenant: Whose it is.
+        session: The session of the task; with tenant and variable it names the generation.
+        task: The task's id.
+        variable: The variable that the text goes to.
         attempt: Which attempt this is; 1 is the first.
         prompt: Indices into the segments that travel with it; their texts, joined, are the prompt.
         prefix_hashes: Hash of all content up to and including each segment, hex; equal hashes mean equal prefixes.
@@ -269,7 +297,13 @@ class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ge
 
 
 class Assign(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.assign"):
-    """A prefix-grouped batch for one worker. Segments are listed once however many generations use them."""
+    """A prefix-grouped batch for one worker. Segments are listed once however many generations use them.
+
+    Attributes:
+        batch: Id of the batch.
+        segments: Parts of prompts: texts, or claim checks of large ones.
+        generations: What to generate from them.
+    """
 
     batch: str
     segments: list[str | BlobRef]
@@ -277,19 +311,34 @@ class Assign(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker
 
 
 class Assigned(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.assigned"):
-    """The worker took the batch, but for the generations it names (by key) as refused."""
+    """The worker took the batch, but for the generations it names (by key) as refused.
+
+    Attributes:
+        refused: Keys of the generations that it did not take.
+    """
 
     refused: list[str] = []
 
 
 class CancelGenerations(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.cancel"):
-    """Stop these generations (by key); their outputs are set already."""
+    """Stop these generations (by key); their outputs are set already.
+
+    Attributes:
+        keys: Keys of the generations.
+    """
 
     keys: list[str]
 
 
 class GenerationsReturned(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.returned"):
-    """A worker gives generations (by key) back unfinished: it drains, or had no room after all."""
+    """A worker gives generations (by key) back unfinished: it drains, or had no room after all.
+
+    Attributes:
+        worker: The worker's id.
+        model: The model it serves.
+        keys: Keys of the generations.
+        reason: Why it did not finish them.
+    """
 
     worker: Name
     model: str
@@ -318,7 +367,11 @@ class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class CoordinatorStarted(Message, frozen=True, kw_only=True, omit_defaults=True, tag="coordinator.started"):
-    """A coordinator is up; workers answer at once with their status."""
+    """A coordinator is up; workers answer at once with their status.
+
+    Attributes:
+        node: Name of its process; the first part of its actors' addresses.
+    """
 
     node: Name
 
@@ -328,7 +381,13 @@ class ServiceQuery(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class ServiceReport(Message, frozen=True, kw_only=True, omit_defaults=True, tag="service.report"):
-    """Who is there: the models that are served, the last word of each worker, and how many tasks are unfinished."""
+    """Who is there: the models that are served, the last word of each worker, and how many tasks are unfinished.
+
+    Attributes:
+        models: The models that are served, sorted.
+        workers: The last status of each worker whose lease lasts.
+        num_unfinished: Tasks that are not finished, in all sessions.
+    """
 
     models: list[str] = []
     workers: list[WorkerStatus] = []

@@ -1,0 +1,158 @@
+"""Write what follows from the code: the JSON Schemas, golden payloads that are missing, the examples in the page.
+
+python schemas/generate.py            # write
+python schemas/generate.py --check    # compare: status 1, and what differs, if something is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import json
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from parrot_mq.messages import SCHEMA_VERSION, Message, encode, encode_json, wire
+from parrot_mq.types import Sampling
+
+HERE = Path(__file__).parent
+GOLDEN = Path("golden") / f"v{SCHEMA_VERSION}"
+README = Path("README.md")
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+TYPE_RULE = "Tells messages apart; may be left out where only this one is expected."
+WIDTH = 64
+"""Hexadecimal digits in a line of a golden payload."""
+
+_FIELD = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+_EXAMPLE = re.compile(r"(<!-- (examples/\S+) -->\n```\w+\n).*?(```\n)", re.DOTALL)
+
+
+# -- JSON Schema -----------------------------------------------------------------------------------------------------
+
+
+def message_types() -> list[type[Message]]:
+    """All messages of the wire, by tag."""
+    public = (getattr(wire, name) for name in wire.__all__)
+    found = [each for each in public if inspect.isclass(each) and issubclass(each, Message) and each is not Message]
+    return sorted(found, key=tag_of)
+
+
+def tag_of(cls: type[Message]) -> str:
+    """What `type` says on the wire."""
+    return str(cls.__struct_config__.tag)
+
+
+def schema_of(cls: type[Message]) -> dict[str, Any]:
+    """The JSON Schema of a message, complete in itself."""
+    _, components = msgspec.json.schema_components([cls], ref_template="#/$defs/{name}")
+    described = {name: _describe(schema) for name, schema in sorted(components.items())}
+    schema = {"$schema": DIALECT, "$id": f"urn:parrot-mq:{SCHEMA_VERSION}:{tag_of(cls)}", **described.pop(cls.__name__)}
+    return {**schema, "$defs": described} if described else schema
+
+
+def _describe(schema: dict[str, Any]) -> dict[str, Any]:
+    """Put the words of the class's docstring where they belong."""
+    summary, fields = _read_docstring(schema["title"])
+    properties = {
+        name: {**each, "description": fields[name]} for name, each in schema["properties"].items() if name in fields
+    }
+    described = {**schema, "description": summary, "properties": {**schema["properties"], **properties}}
+    if (kind := schema["properties"].get("type")) is not None:
+        described["properties"]["type"] = {"const": kind["enum"][0], "description": TYPE_RULE}
+        described["required"] = [name for name in schema["required"] if name != "type"]
+    return described
+
+
+def _read_docstring(name: str) -> tuple[str, dict[str, str]]:
+    """What a class is, and what its fields are."""
+    cls = Sampling if name == "Sampling" else getattr(wire, name)
+    summary, _, attributes = (inspect.getdoc(cls) or "").partition("\n\nAttributes:\n")
+    return summary, {field: " ".join(words.split()) for field, words in _FIELD.findall(attributes)}
+
+
+# -- golden payloads -------------------------------------------------------------------------------------------------
+
+
+def golden_messages() -> dict[str, Message]:
+    """One message of each kind, by tag."""
+    messages: tuple[Message, ...] = runpy.run_path(str(HERE / GOLDEN / "messages.py"))["MESSAGES"]
+    return {tag_of(type(message)): message for message in messages}
+
+
+def golden_payloads() -> dict[Path, str]:
+    """What each golden file says if it is new; one that exists stays as it is for ever."""
+    files: dict[Path, str] = {}
+    for tag, message in golden_messages().items():
+        packed = encode(message).hex()
+        lines = [packed[start : start + WIDTH] for start in range(0, len(packed), WIDTH)]
+        files[GOLDEN / f"{tag}.json"] = msgspec.json.format(encode_json(message), indent=2).decode() + "\n"
+        files[GOLDEN / f"{tag}.msgpack.hex"] = "\n".join(lines) + "\n"
+    return files
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def generated() -> dict[Path, str]:
+    """Every file that follows from the code, with its content."""
+    files = {Path("json") / f"{tag_of(cls)}.json": _to_json(schema_of(cls)) for cls in message_types()}
+    page = (HERE / README).read_text()
+    files[README] = _EXAMPLE.sub(lambda match: f"{match[1]}{(HERE / match[2]).read_text()}{match[3]}", page)
+    return files | {path: text for path, text in golden_payloads().items() if not (HERE / path).exists()}
+
+
+def stale() -> list[Path]:
+    """Schemas of messages that are no more."""
+    known = generated()
+    return [path for file in sorted((HERE / "json").iterdir()) if (path := file.relative_to(HERE)) not in known]
+
+
+def differences() -> Iterator[str]:
+    """What `main` would change, as diffs that name the file."""
+    for path, text in generated().items():
+        file = HERE / path
+        found = file.read_text() if file.exists() else ""
+        if found != text:
+            name = f"{HERE.name}/{path.as_posix()}"
+            yield "".join(difflib.unified_diff(found.splitlines(True), text.splitlines(True), name, f"{name} (new)"))
+    for path in stale():
+        yield f"{HERE.name}/{path.as_posix()}: no message has this tag\n"
+    for tag in sorted({tag_of(cls) for cls in message_types()} - golden_messages().keys()):
+        yield f"{HERE.name}/{GOLDEN.as_posix()}/messages.py: add one message of the new type {tag!r}\n"
+
+
+def write() -> None:
+    """Bring all files up to date."""
+    for path in stale():
+        (HERE / path).unlink()
+    for path, text in generated().items():
+        (HERE / path).parent.mkdir(parents=True, exist_ok=True)
+        (HERE / path).write_text(text)
+
+
+def _to_json(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    """Parse the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if something is out of date")
+    if not parser.parse_args().check:
+        write()
+    found = list(differences())
+    sys.stdout.writelines(found)
+    if found:
+        print("run `python schemas/generate.py`, look at what it changed, and commit it", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""A real service (nats-server, coordinator, a worker without a model) and Node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from parrot_workers.engine import GenerationRequest
+from parrot_workers.testing import scripted_worker
+
+from parrot_mq.bus import BusConfig, open_bus
+from parrot_mq.client import Client
+from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
+from parrot_mq.testing.nats_server import running_nats_server
+from tests.interop.node import EXAMPLES, Node, NodeMissing, install
+
+STORY = "there was a parrot 🦜 who spoke in small pieces."
+LONG = 100_000
+
+
+def answer(request: GenerationRequest) -> str:
+    """What the worker says."""
+    prompt = request.prompt
+    if prompt.startswith("Once upon a time"):
+        return STORY
+    return f"{len(prompt)} characters" if len(prompt) > LONG else f"<{prompt.splitlines()[-1]}>"
+
+
+@pytest.fixture(scope="session")
+def node_folder() -> Iterator[Path]:
+    """The examples beside the packages that they need. Without Node: skipped here, a failure where CI=true."""
+    try:
+        packages = install()
+    except NodeMissing as reason:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=packages))
+    for example in EXAMPLES.glob("*.mjs"):
+        shutil.copy(example, folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def own_nats_url() -> Iterator[str]:
+    """A server that no other test has put work into."""
+    with running_nats_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+async def client(own_nats_url: str) -> AsyncIterator[Client]:
+    """Coordinator and worker, each on a connection of its own; gives a client of the service."""
+    config = BusConfig(servers=(own_nats_url,))
+    async with (
+        open_bus(config) as coordinator_bus,
+        open_bus(config) as worker_bus,
+        open_bus(config) as client_bus,
+        open_coordinator(coordinator_bus, CoordinatorConfig(settle_s=0, model_grace_s=0.1)),
+        scripted_worker(worker_bus, answer, tokens_per_step=8),
+    ):
+        yield Client(client_bus)
+
+
+@pytest.fixture
+def node(node_folder: Path, own_nats_url: str) -> Node:
+    """Runs scripts against the service."""
+    return Node(node_folder, own_nats_url)

@@ -1,0 +1,202 @@
+"""The page `schemas/README.md`, lived through: its examples against a real service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from parrot_mq.bus import BusConfig, NatsServer, fetch_text, get_values, open_bus, set_variable
+from parrot_mq.client import Client
+from parrot_mq.errors import TemplateError
+from parrot_mq.messages import (
+    STREAM_VARS,
+    BlobRef,
+    OutputSpec,
+    PromptTask,
+    VariableAddress,
+    encode,
+    task_subject,
+    variable_subject,
+)
+from parrot_mq.types import SessionId, TenantId, VariableId, fresh_id
+from tests.interop.conftest import STORY
+from tests.interop.node import EXAMPLES, Node
+
+pytestmark = pytest.mark.node
+
+TENANT = "default"
+
+
+@pytest.fixture
+def session() -> str:
+    """A session that only this test uses."""
+    return fresh_id("session")
+
+
+def _address(session: str, variable: str) -> VariableAddress:
+    return VariableAddress(TenantId(TENANT), SessionId(session), VariableId(variable))
+
+
+async def _read(client: Client, session: str, variable: str) -> str:
+    address = _address(session, variable)
+    return await fetch_text(client.bus, TENANT, (await get_values(client.bus, [address]))[address])
+
+
+# -- variables -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_bare_publish_sets_a_variable(node: Node, client: Client, session: str) -> None:
+    assert await node.run("set.mjs", session) == []
+    subject = variable_subject(TENANT, session, "topic")
+    stored = (await client.bus.get(STREAM_VARS, [subject]))[subject]
+    assert stored.payload == b"parrots"
+    assert not stored.headers
+
+
+async def test_a_second_value_is_refused(node: Node, client: Client, session: str) -> None:
+    assert await node.run("once.mjs", session) == [{"stored": "green"}, {"refused": "red", "err_code": 10077}]
+    assert await _read(client, session, "colour") == "green"
+
+
+async def test_a_variable_can_be_awaited(node: Node, client: Client, session: str) -> None:
+    async with node.start("wait.mjs", session) as script:
+        assert await script.next_line() == {"waiting": "answer"}
+        await set_variable(client.bus, _address(session, "answer"), "forty-two")
+        assert await script.rest() == [{"answer": "forty-two"}]
+
+
+async def test_a_variable_that_is_set_already_is_found(node: Node, client: Client, session: str) -> None:
+    await set_variable(client.bus, _address(session, "answer"), "🦜")
+    assert await node.run("wait.mjs", session) == [{"waiting": "answer"}, {"answer": "🦜"}]
+
+
+async def test_what_is_missed_while_disconnected_is_read_after_the_reconnect(
+    node_folder: Path, session: str, tmp_path: Path
+) -> None:
+    """While the script has no server, another one sets the variable in the same storage."""
+    server = NatsServer(store_dir=tmp_path)
+    try:
+        await server.start()
+        async with open_bus(BusConfig(servers=(server.url,))) as bus:
+            await bus.ensure_streams()
+        async with Node(node_folder, server.url).start("wait.mjs", session) as script:
+            assert await script.next_line() == {"waiting": "answer"}
+            await server.kill()
+            async with (
+                NatsServer(store_dir=tmp_path) as elsewhere,
+                open_bus(BusConfig(servers=(elsewhere.url,))) as bus,
+            ):
+                await set_variable(bus, _address(session, "answer"), "set meanwhile")
+            await server.start()
+            assert await script.rest() == [{"answer": "set meanwhile"}]
+    finally:
+        await server.stop()
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_in_json_is_run(node: Node, client: Client, session: str) -> None:
+    haiku = "<Write a haiku about parrots:>"
+    assert await node.run("task.mjs", session) == [{"stored": "PMQ_TASKS"}, {"haiku": haiku}]
+    assert await _read(client, session, "haiku") == haiku
+
+
+async def test_an_error_is_a_value(node: Node, client: Client, session: str) -> None:
+    (line,) = await node.run("error.mjs", session)
+    assert line["error"]["type"] == "error"
+    assert line["error"]["code"] == "template"
+    assert "`{{text}}` is neither an input nor an output" in line["error"]["message"]
+    with pytest.raises(TemplateError, match="declare it"):
+        await _read(client, session, "summary")
+
+
+async def test_tokens_arrive_before_the_value(node: Node, client: Client, session: str) -> None:
+    lines = await node.run("stream.mjs", session)
+    pieces = [line["piece"] for line in lines if "piece" in line]
+    assert len(pieces) > 1
+    assert "".join(pieces) == STORY
+    assert lines[-1] == {"story": STORY}
+
+
+# -- large values ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_large_value_from_node_is_read_here_and_by_a_task(node: Node, client: Client, session: str) -> None:
+    (line,) = await node.run("large-set.mjs", session)
+    text = f"All about parrots 🦜, told in session {session}. " * 10_000
+    assert (line["size_bytes"], line["chunks"]) == (len(text.encode()), -(-len(text.encode()) // (128 * 1024)))
+    value = (await get_values(client.bus, [_address(session, "book")]))[_address(session, "book")]
+    assert value == BlobRef(digest=line["digest"], size_bytes=line["size_bytes"])
+    assert await _read(client, session, "book") == text
+
+    count = await _submit(client, session, template="{{book}}{{count}}", output="count")
+    assert count == f"{len(text)} characters"
+
+
+async def test_a_large_value_from_here_is_read_by_node(node: Node, client: Client, session: str) -> None:
+    text = "All about parrots 🦜 " * 30_000
+    await set_variable(client.bus, _address(session, "book"), text)
+    assert await node.run("large-get.mjs", session) == [{"length": len(text), "begins": text[:17]}]
+
+
+async def test_a_large_value_that_both_store_is_stored_once(node: Node, client: Client, session: str) -> None:
+    text = f"All about parrots 🦜, told in session {session}. " * 10_000
+    digest = await client.bus.put_blob(TENANT, text.encode())
+    (line,) = await node.run("large-set.mjs", session)
+    assert line["digest"] == digest
+    assert await node.run("large-get.mjs", session) == [{"length": len(text), "begins": text[:17]}]
+
+
+async def _submit(client: Client, session: str, *, template: str, output: str) -> str:
+    """Run a task that reads `book`."""
+    task = {
+        "template": template,
+        "inputs": {"book": {"variable": "book"}},
+        "outputs": {output: {"variable": output}},
+    }
+    async with client.session(session) as running:
+        await client.bus.publish_once(task_subject(TENANT, session, fresh_id("task")), json.dumps(task).encode())
+        return await running.get(output, timeout_s=20)
+
+
+# -- sessions and events ---------------------------------------------------------------------------------------------
+
+
+async def test_a_session_is_opened_cancelled_and_closed(node: Node, client: Client, session: str) -> None:
+    *lines, last = await node.run("control.mjs", session)
+    assert lines == [
+        {"opened": {"type": "session.reply", "num_cancelled": 0}},
+        {"waits_for": ["question"]},
+        {"cancelled": {"type": "session.reply", "num_cancelled": 1}},
+        {"code": "task_cancelled"},
+    ]
+    # 1 if the coordinator has not yet heard from the stream that the task has ended
+    assert last["closed"]["num_cancelled"] in (0, 1)
+    assert await get_values(client.bus, [_address(session, "reply")]) == {}
+
+
+async def test_events_tell_the_life_of_a_task(node: Node, client: Client, session: str) -> None:
+    task = PromptTask(template="Hello {{reply}}", outputs={"reply": OutputSpec(variable="reply")})
+    async with node.start("events.mjs", session) as script:
+        assert await script.next_line() == {"watching": session}
+        await client.bus.publish_once(task_subject(TENANT, session, "greet"), encode(task))
+        events: dict[str, dict[str, object]] = {}
+        while events.keys() < {"submitted", "ready", "assigned", "started", "finished"}:
+            event = await script.next_line()
+            events[str(event["kind"])] = event
+    assert {event["task"] for event in events.values()} == {"greet"}
+    assert {event["variable"] for event in events.values()} == {"reply"}
+    assert events["finished"]["worker"] == events["assigned"]["worker"]
+    assert events["finished"]["num_prompt_tokens"] == len("Hello ")
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_every_example_is_run_here() -> None:
+    source = Path(__file__).read_text()
+    for example in EXAMPLES.glob("*.mjs"):
+        assert f'"{example.name}"' in source, example.name
