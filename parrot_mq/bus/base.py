@@ -140,11 +140,15 @@ class Bus(ABC):
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Deliver what is published on `subject` (wildcards allowed) from now on; returns when the server knows.
 
+        Delivery: at most once. It is kept across reconnections; a slow handler loses messages beyond 65,536.
+
         Args:
             queue: Members of one queue group share the messages.
 
         Raises:
             PermissionDenied: The server refused the subject.
+            RequestTimeout: No server within the publish timeout of the configuration.
+            ConnectionClosed, InvalidName: As for `publish`.
         """
 
     def add_reconnect_listener(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -168,7 +172,8 @@ class Bus(ABC):
     async def publish_once(self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None) -> Stored:
         """Store a fact; retried across reconnects until the server has acknowledged it.
 
-        Delivery: exactly one payload per subject wins, whoever publishes.
+        Delivery: exactly one payload per subject wins, whoever publishes. A task that was acknowledged while the answer
+        to its publish was lost is stored once more: its subject was free again.
 
         Raises:
             SubjectTaken: Another payload stands there already.
@@ -182,7 +187,12 @@ class Bus(ABC):
     async def get(self, stream: str, subjects: Sequence[str]) -> dict[str, Delivery]:
         """The facts that stand on `subjects` (no wildcards), by subject; those not written are absent.
 
-        One request per 256 subjects.
+        One request per 256 subjects. In a cluster a replica may be behind: what was stored a moment ago may be absent.
+
+        Raises:
+            NoResponders: There is no such stream.
+            RequestTimeout, ConnectionLost: No answer within the publish timeout of the configuration.
+            PermissionDenied, ConnectionClosed, InvalidName: As for `request`.
         """
 
     @abstractmethod
@@ -197,7 +207,12 @@ class Bus(ABC):
     async def follow(self, stream: str, handler: Handler, *, after_sequence: int) -> Subscription:
         """Deliver every message of the stream after `after_sequence`, in order, each once.
 
-        Survives reconnects, server restarts and a lost consumer: it goes on after the last one delivered.
+        Survives reconnects, server restarts and a lost consumer: it goes on after the last one delivered. If the stream
+        was in memory and is empty after a restart, it goes on with the new stream's first.
+
+        Raises:
+            PublishRejected: There is no such stream.
+            RequestTimeout, NoResponders, ConnectionLost, PermissionDenied, ConnectionClosed: As for `get`.
         """
 
     @abstractmethod
@@ -206,11 +221,19 @@ class Bus(ABC):
 
         One process at a time holds the queue, under the name `consumer`: whoever held it before ends with
         `ConsumerTakenOver`.
+
+        Delivery: at least once; to one holder once, unless it keeps a message for more than an hour. What a handler
+        fails on stays in the queue for the next holder.
+        Ordering: as stored, at first delivery.
         """
 
     @abstractmethod
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Remove a delivery of `take` from its work queue."""
+        """Remove a delivery of `take` from its work queue.
+
+        It is sent and not awaited; an acknowledgement that is lost with a connection is repeated by itself. That of a
+        former holder has no effect.
+        """
 
     @abstractmethod
     async def purge(self, stream: str, subject: str) -> int:

@@ -14,7 +14,7 @@ from parrot_mq.bus.dial import dial
 from parrot_mq.bus.interests import Interest, Interests
 from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.bus.wire_client import WireClient
-from parrot_mq.errors import ConnectFailed, ConnectionClosed, PermissionDenied
+from parrot_mq.errors import ConfigurationError, ConnectFailed, ConnectionClosed, PermissionDenied
 
 __all__ = ["Connection", "call_all"]
 
@@ -66,8 +66,6 @@ class Connection:
 
     async def aclose(self) -> None:
         """Send what is queued, within a bounded time, and end. May be called twice."""
-        if self._is_closed:
-            return
         self._is_closed = True
         client, self._client = self._client, None
         self._wake()
@@ -137,16 +135,19 @@ class Connection:
                 await self._restore(client)
         except ConnectionClosed:
             await client.end()
+        finally:  # without a supervisor nobody may wait for a connection
+            self._is_closed = True
+            self._wake()
 
     async def _dial_again(self) -> WireClient:
-        reason: object = None
+        reason = ""
         while True:
             self._check_open()
             try:
                 return await self._dial(asyncio.get_running_loop().time())
-            except ConnectFailed as error:
-                if error.facts["reason"] != reason:
-                    reason = error.facts["reason"]
+            except (ConnectFailed, ConfigurationError) as error:
+                if error.message != reason:
+                    reason = error.message
                     _log.warning("bus_reconnect_failed", reason=reason)
             await asyncio.sleep(self.config.reconnect_wait_s)
 

@@ -34,25 +34,21 @@ async def dial(config: BusConfig, server: str, *, on_error: Callable[[str], None
     check_nats_py()
     client = WireClient(on_error=on_error)
     options = _options(config)
+    is_dialing = True
 
     async def give_up(error: Exception) -> None:
-        if not client.is_connected:  # once connected, nothing may be raised here: it would end the read loop
+        if is_dialing:  # afterwards nothing may be raised here: it would end the read loop
             raise _AttemptFailed(error)
 
     try:
-        async with asyncio.timeout(config.connect_timeout_s):
-            await client.connect(servers=[server], error_cb=give_up, **options)
-    except ImportError as error:
+        try:
+            async with asyncio.timeout(config.connect_timeout_s):
+                await client.connect(servers=[server], error_cb=give_up, **options)
+        finally:
+            is_dialing = False
+    except BaseException as error:
         await client.end()
-        package = "nats-py[nkeys]" if error.name == "nkeys" else str(error.name)
-        raise ConfigurationError(f"to connect to {redact(server)} run `pip install '{package}'`: {error}") from error
-    except Exception as error:
-        await client.end()
-        cause = error.args[0] if isinstance(error, _AttemptFailed) else error
-        raise _as_connect_failed(server, cause, config) from None
-    except BaseException:
-        await client.end()
-        raise
+        raise _explain(error, server, config) from (error if isinstance(error, ImportError) else None)
     client.watch()
     return client
 
@@ -88,8 +84,15 @@ def _tls_context(config: BusConfig) -> ssl.SSLContext:
     return context
 
 
-def _as_connect_failed(server: str, cause: Exception, config: BusConfig) -> ConnectFailed:
+def _explain(error: BaseException, server: str, config: BusConfig) -> BaseException:
+    """What to raise for what an attempt ended with."""
+    cause = error.args[0] if isinstance(error, _AttemptFailed) else error
+    if not isinstance(cause, Exception):
+        return error  # a cancellation
     name = redact(server)
+    if isinstance(cause, ImportError):
+        package = "nats-py[nkeys]" if cause.name == "nkeys" else str(cause)
+        return ConfigurationError(f"to connect to {name} install {package!r}")
     text = str(cause)
     if "authorization violation" in text.lower() or "authentication" in text.lower():
         return _Refused(servers=[name], reason="the server refused the credentials")

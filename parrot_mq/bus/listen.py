@@ -13,7 +13,7 @@ from parrot_mq.bus.frames import core_delivery
 from parrot_mq.bus.interests import Interest
 from parrot_mq.bus.pump import Pump
 from parrot_mq.bus.tasks import TaskOwner
-from parrot_mq.errors import ParrotError, PermissionDenied
+from parrot_mq.errors import ParrotError, PermissionDenied, RequestTimeout
 
 __all__ = ["CoreSubscription", "settle"]
 
@@ -39,8 +39,13 @@ class CoreSubscription(Subscription):
 
     async def start(self) -> None:
         """Subscribe; returns when the server knows."""
+        timeout_s = self._connection.config.publish_timeout_s
         try:
-            await self._connection.add_interest(self._interest)
+            async with asyncio.timeout(timeout_s):
+                await self._connection.add_interest(self._interest)
+        except TimeoutError:
+            await self.aclose()
+            raise RequestTimeout(subject=self._subject, timeout_s=timeout_s) from None
         except BaseException:
             await self.aclose()
             raise

@@ -44,7 +44,7 @@ class MemoryBus(Bus):
         self.server = server
         self._publish_timeout_s = publish_timeout_s
         self._tasks = TaskOwner()
-        self._subscriptions: set[MemorySubscription] = set()
+        self._subscriptions: dict[MemorySubscription, None] = {}
         self._waiting: dict[asyncio.Future[Delivery], str] = {}
         self._is_closed = False
         server.connections.append(self._on_server)
@@ -174,8 +174,8 @@ class MemoryBus(Bus):
             _fail(answer, ConnectionLost(subject=subject))
 
     def _keep(self, subscription: MemorySubscription) -> MemorySubscription:
-        self._subscriptions.add(subscription)
-        subscription.on_end(lambda: self._subscriptions.discard(subscription))
+        self._subscriptions[subscription] = None
+        subscription.on_end(lambda: self._subscriptions.pop(subscription, None))
         return subscription
 
     def _message(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, reply: str) -> Delivery:

@@ -48,7 +48,7 @@ class NatsBus(Bus):
         )
         self._is_stream_owner = False
         self._closing = asyncio.Lock()
-        self._subscriptions: set[CoreSubscription | PullSubscription] = set()
+        self._subscriptions: dict[CoreSubscription | PullSubscription, None] = {}
 
     @classmethod
     async def open(cls, config: BusConfig) -> Self:
@@ -169,8 +169,8 @@ class NatsBus(Bus):
             await self._tasks.aclose()
 
     def _keep(self, subscription: CoreSubscription | PullSubscription) -> None:
-        self._subscriptions.add(subscription)
-        subscription.on_end(lambda: self._subscriptions.discard(subscription))
+        self._subscriptions[subscription] = None
+        subscription.on_end(lambda: self._subscriptions.pop(subscription, None))
 
     def _on_restored(self) -> None:
         if self._is_stream_owner:

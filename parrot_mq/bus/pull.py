@@ -139,6 +139,7 @@ class PullSubscription(Subscription):
         while not self._ended.done():
             await self._wait_trouble()
             try:
+                await self._connection.wait_connected()
                 await self._begin()
             except ConnectionClosed:
                 return
@@ -163,7 +164,6 @@ class PullSubscription(Subscription):
             _log.warning("heartbeats_missed", subscription=self._name)
 
     async def _begin(self) -> None:
-        await self._connection.wait_connected()
         self._trouble.clear()
         self._forget_consumer()
         self._consumer = await self._make_consumer()

@@ -39,12 +39,12 @@ class TaskOwner:
     """
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: the order must not depend on addresses
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Run `work` until it ends, or until `aclose`; what it raises is logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._on_done)
         return task
 
@@ -60,15 +60,14 @@ class TaskOwner:
         await _end_all([task for task in self._tasks if task is not own])
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("bus_task_failed", task=task.get_name(), exc_info=error)
 
 
 async def _end_all(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel, and again after a while: on Python 3.11 `asyncio.wait_for` can swallow a cancellation."""
-    pending = {task for task in tasks if not task.done()}
-    while pending:
+    while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+        await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
