@@ -128,8 +128,6 @@ class ActorRef(Ref):
             if not limit.expired():  # a TimeoutError that is the actor's answer
                 raise
             raise AskTimeout(address=self.address, timeout_s=timeout_s) from error
-        finally:
-            ask.future.cancel()
 
     async def stop(self) -> None:
         """Stop the actor for good and wait until it has stopped; it is not restarted. May be called twice.

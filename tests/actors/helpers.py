@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from parrot_mq.actors import Actor, ActorRef
-from parrot_mq.errors import TransformError
+from parrot_mq.actors import Actor, ActorRef, Ref
+from parrot_mq.errors import ActorError, TransformError
 
 
 class ManualClock:
@@ -116,3 +116,12 @@ async def seen_by(ref: ActorRef) -> list[Any]:
     """What a recorder was told so far."""
     seen: list[Any] = await ref.ask("seen", timeout_s=5)
     return seen
+
+
+async def ask_for_error(ref: Ref, message: object) -> Exception | None:
+    """The error that an ask ends with; as a value, so that a task can wait for it."""
+    try:
+        await ref.ask(message, timeout_s=5)
+    except ActorError as error:
+        return error
+    return None

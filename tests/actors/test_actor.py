@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from typing import Any
 
 import pytest
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, RestartPolicy
+from parrot_mq.actors.ref import Ask
 from parrot_mq.errors import (
     ActorFailed,
     AskTimeout,
     MailboxFull,
     TransformError,
 )
-from tests.actors.helpers import Recorder, seen_by, settle
+from tests.actors.helpers import Crash, Recorder, seen_by, settle
 
 
 async def test_tells_are_handled_in_order() -> None:
@@ -175,6 +178,17 @@ async def test_timeout_error_as_an_answer_is_not_taken_for_a_timeout_of_the_ask(
         recorder = await system.spawn(Recorder, name="recorder")
         with pytest.raises(AskTimeout, match="node/other"):
             await recorder.ask(answer, timeout_s=1)
+
+
+async def test_failure_that_no_asker_looks_at_is_no_noise() -> None:
+    """The loop reports futures whose exception nobody retrieved; an asker that gave up is no reason to."""
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+    ask = Ask("message")
+    ask.fail(Crash("as told"))
+    del ask
+    gc.collect()
+    assert reports == []
 
 
 async def test_ask_that_was_given_up_before_it_was_begun_is_not_handled() -> None:

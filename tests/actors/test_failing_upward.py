@@ -72,6 +72,23 @@ async def test_error_of_the_block_is_not_hidden_by_a_failure_of_the_root() -> No
     _assert_not_cancelling()
 
 
+async def test_cancellation_from_outside_wins_over_a_failure_of_the_root() -> None:
+    """Both cancelled the block; who cancelled the task from outside waits for a cancelled task."""
+
+    async def cancel_once_more(system: ActorSystem) -> None:
+        try:
+            await system.run_until_stopped()
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(_fail_root(cancel_once_more))
+    assert task.cancelled()
+
+
 async def test_cancellation_from_outside_is_not_taken_for_a_failure_of_the_root() -> None:
     async def host() -> None:
         async with ActorSystem("node", supervision=Supervision(intensity=0)) as system:

@@ -38,6 +38,7 @@ class MailboxMachine(RuleBasedStateMachine):
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.reader: asyncio.Task[int] | None = None
         self.number = 0
+        self.num_given_back = 0  # slots of senders that were cancelled before they used them
 
     @property
     def is_full(self) -> bool:
@@ -69,32 +70,36 @@ class MailboxMachine(RuleBasedStateMachine):
             self.waiting.append(self.number)
 
     @precondition(lambda self: self.reader is None)
-    @rule(takes=st.integers(1, 3), cancels=st.lists(st.integers(0, 5), max_size=3))
-    def take_then_cancel_before_a_turn(self, takes: int, cancels: list[int]) -> None:
-        """Slots are granted and senders cancelled within one turn of the loop."""
+    @rule(acts=st.lists(st.one_of(st.just("take"), st.integers(0, 5)), min_size=1, max_size=6))
+    def take_and_cancel_within_a_turn(self, acts: list[str | int]) -> None:
+        """Slots are granted and senders (by their place) cancelled in any order, before any sender runs."""
         self._turn()
-        for _ in range(takes):
-            if not self.items:
-                with pytest.raises(IndexError):
-                    self.mailbox.get_nowait()
-                continue
+        for act in acts:
+            alive = [*self.granted, *self.waiting]
+            if act == "take":
+                self._take()
+            elif isinstance(act, int) and act < len(alive):
+                self._cancel(alive[act])
+        self._turn()
+
+    def _take(self) -> None:
+        if self.items:
             assert self.mailbox.get_nowait() == self.items.popleft()
             self._grant()
-        for index in cancels:
-            alive = [*self.granted, *self.waiting]
-            if index < len(alive):
-                self._cancel(alive[index])
-        self._turn()
+        else:
+            with pytest.raises(IndexError):
+                self.mailbox.get_nowait()
 
     def _grant(self) -> None:
         if self.waiting:
             self.granted.append(self.waiting.popleft())
 
     def _cancel(self, number: int) -> None:
+        """One that was granted a slot gives it back when it runs; `_turn` passes it on."""
         self.tasks[number].cancel()
         if number in self.granted:
             self.granted.remove(number)
-            self._grant()
+            self.num_given_back += 1
         else:
             self.waiting.remove(number)
 
@@ -125,6 +130,9 @@ class MailboxMachine(RuleBasedStateMachine):
 
     def _turn(self) -> None:
         self.loop.run_until_complete(settle(4))
+        for _ in range(self.num_given_back):
+            self._grant()
+        self.num_given_back = 0
         self.items.extend(self.granted)
         self.granted.clear()
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from parrot_mq.actors import ActorSystem, RemoteRef, RestartPolicy
+from parrot_mq.actors import ActorSystem, RestartPolicy
 from parrot_mq.bus import Delivery
 from parrot_mq.errors import (
     ActorFailed,
@@ -16,9 +16,9 @@ from parrot_mq.errors import (
     ContextLengthExceeded,
 )
 from parrot_mq.types import fresh_id
-from tests.actors.helpers import wait_until
+from tests.actors.helpers import ask_for_error, wait_until
 from tests.actors.processes import OpenBus, remote_parrot, spawn_parrot, two_systems
-from tests.actors.protocol import Do, Parrot, Recall, Request, Said, Say
+from tests.actors.protocol import Do, Parrot, Recall, Said, Say
 
 
 async def test_ask_is_answered_by_another_process(open_a_bus: OpenBus, node: str) -> None:
@@ -107,7 +107,7 @@ async def test_remote_asks_still_queued_at_stop_are_answered(open_a_bus: OpenBus
         ref = await spawn_parrot(system, parrot, mailbox_capacity=1)
         remote = remote_parrot(other, node)
         await remote.tell(Do(what="wait"))
-        askers = [group.create_task(_error_of(remote, Recall())) for _ in range(2)]  # one waits for room
+        askers = [group.create_task(ask_for_error(remote, Recall())) for _ in range(2)]  # one waits for room
         await _wait_mailbox(system, depth=1, num_waiting=1)
         stopping = group.create_task(ref.stop())
         for asker in askers:
@@ -177,14 +177,6 @@ async def _flush(system: ActorSystem) -> None:
 
 async def _ignore(_: Delivery) -> None:
     pass
-
-
-async def _error_of(remote: RemoteRef, message: Request) -> Exception | None:
-    try:
-        await remote.ask(message, timeout_s=5)
-    except ActorStopped as error:
-        return error
-    return None
 
 
 async def _wait_mailbox(system: ActorSystem, *, depth: int, num_waiting: int = 0) -> None:

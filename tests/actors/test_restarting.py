@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from parrot_mq.actors import (
-    ActorRef,
     ActorState,
     ActorSystem,
     RestartPolicy,
     Supervision,
 )
 from parrot_mq.errors import ActorFailed, ActorStopped
-from tests.actors.helpers import Crash, ManualClock, Recorder, seen_by, settle, wait_until
+from tests.actors.helpers import Crash, ManualClock, Recorder, ask_for_error, seen_by, settle, wait_until
 
 EAGER = Supervision(backoff_s=0)
 
@@ -159,7 +158,7 @@ async def test_actor_stopped_during_its_backoff_stays_stopped(clock: ManualClock
         actor = await system.spawn(_recorder(diary, "a"), name="a")
         await actor.tell("crash")
         await settle()
-        asker = group.create_task(_ask_for_error(actor))
+        asker = group.create_task(ask_for_error(actor, "seen"))
         await settle()
         await actor.stop()
         assert isinstance(await asker, ActorStopped)
@@ -185,11 +184,3 @@ async def test_failures_of_on_start_count_as_restarts(clock: ManualClock) -> Non
 
 def _recorder(diary: Diary, name: str) -> Callable[[], Recorder]:
     return lambda: Recorder(diary, name=name)
-
-
-async def _ask_for_error(actor: ActorRef) -> Exception | None:
-    try:
-        await actor.ask("seen", timeout_s=5)
-    except ActorStopped as error:
-        return error
-    return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from parrot_mq.actors import Actor, ActorState, ActorSystem
+from parrot_mq.actors import Actor, ActorState, ActorSystem, Supervision
 from parrot_mq.errors import (
     ActorNameTaken,
     ActorNotFound,
@@ -43,6 +43,17 @@ async def test_failure_of_on_start_reaches_the_starter_and_frees_the_name() -> N
         with pytest.raises(Crash, match="cannot start"):
             await system.spawn(Unable, name="actor")
         await system.spawn(Recorder, name="actor")
+
+
+async def test_failure_to_start_is_the_starters_and_not_its_supervisors() -> None:
+    class Unable(Recorder):
+        async def on_start(self) -> None:
+            raise Crash("cannot start")
+
+    async with ActorSystem("node", supervision=Supervision(intensity=0)) as system:
+        with pytest.raises(Crash):
+            await system.spawn(Unable, name="actor")
+        await settle()
 
 
 async def test_failure_of_the_factory_reaches_the_starter() -> None:

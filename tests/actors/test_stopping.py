@@ -8,7 +8,7 @@ from typing import Any
 
 from parrot_mq.actors import ActorRef, ActorSystem, RestartPolicy
 from parrot_mq.errors import ActorStopped
-from tests.actors.helpers import Recorder, settle
+from tests.actors.helpers import Recorder, ask_for_error, settle
 
 
 async def test_children_stop_before_their_parent() -> None:
@@ -41,7 +41,7 @@ async def test_message_being_handled_is_finished() -> None:
 async def test_message_that_takes_too_long_is_cancelled() -> None:
     async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
         recorder = await system.spawn(Recorder, name="recorder", stop_timeout_s=0.01)
-        asker = group.create_task(_ask_for_error(recorder, asyncio.Event()))
+        asker = group.create_task(ask_for_error(recorder, asyncio.Event()))
         await settle()
         await recorder.stop()
         assert isinstance(await asker, ActorStopped)
@@ -53,7 +53,7 @@ async def test_asks_still_queued_are_answered_with_actor_stopped() -> None:
         gate = asyncio.Event()
         await recorder.tell(gate)
         await settle()
-        askers = [group.create_task(_ask_for_error(recorder, "seen")) for _ in range(3)]
+        askers = [group.create_task(ask_for_error(recorder, "seen")) for _ in range(3)]
         await settle()
         stopping = group.create_task(recorder.stop())
         for asker in askers:
@@ -147,6 +147,7 @@ async def test_stop_during_on_start_cancels_it_and_does_not_call_on_stop() -> No
         await settle()
         async with asyncio.TaskGroup() as stoppers:
             stoppers.create_task(system.ref("actor").stop())
+            await settle(5)
             stoppers.create_task(system.ref("actor").stop())
         assert isinstance(await starter, ActorStopped)
     assert diary == ["cleaned up"]
@@ -206,14 +207,6 @@ async def test_slow_children_do_not_cut_the_stop_of_their_parent_short() -> None
 
 def _recorder(diary: list[str], name: str) -> Any:
     return lambda: Recorder(diary, name=name)
-
-
-async def _ask_for_error(ref: ActorRef, message: object) -> Exception | None:
-    try:
-        await ref.ask(message, timeout_s=5)
-    except ActorStopped as error:
-        return error
-    return None
 
 
 async def _tell_for_error(ref: ActorRef, message: object) -> Exception | None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from parrot_mq.actors import ActorSystem
-from tests.actors.helpers import Recorder, seen_by, settle, wait_until
+from parrot_mq.errors import ActorStopped
+from tests.actors.helpers import ManualClock, Recorder, ask_for_error, seen_by, settle, wait_until
 
 
 async def test_actors_stop_in_reverse_order_of_their_start() -> None:
@@ -67,6 +68,28 @@ async def test_block_cancelled_twice_still_ends_every_task() -> None:
         await settle()
         task.cancel()
     assert sorted(diary[2:]) == ["stop a", "stop b"]
+
+
+async def test_block_cancelled_twice_leaves_no_asker_of_a_restarting_actor_behind(clock: ManualClock) -> None:
+    """An actor in its back-off has no task that the cancellation would reach."""
+    systems: list[ActorSystem] = []
+
+    async def host() -> None:
+        async with ActorSystem("node", clock=clock) as system:
+            systems.append(system)
+            await (await system.spawn(Recorder, name="failing")).tell("crash")
+            await (await system.spawn(Recorder, name="busy")).tell(asyncio.Event())
+            await system.run_until_stopped()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(host())
+        await wait_until(lambda: clock.delays_s != [])
+        asker = group.create_task(ask_for_error(systems[0].ref("failing"), "seen"))
+        await settle()
+        task.cancel()
+        await settle()
+        task.cancel()
+        assert isinstance(await asker, ActorStopped)
 
 
 async def test_run_until_stopped_returns_on_request() -> None:

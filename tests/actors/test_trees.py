@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 
 from parrot_mq.actors import (
-    ActorState,
     ActorSystem,
     ChildSpec,
     RestartPolicy,
@@ -98,36 +97,66 @@ async def test_sibling_that_cannot_start_is_tried_again_with_those_behind_it() -
         assert diary[-4:] == ["start a", "start b", "start b", "start c"]
 
 
-async def test_siblings_do_not_stay_behind_one_that_is_stopped_instead_of_restarted(clock: ManualClock) -> None:
+async def test_siblings_do_not_stay_behind_one_that_is_stopped_while_it_starts_again(clock: ManualClock) -> None:
+    class Slow(Recorder):
+        async def on_start(self) -> None:
+            await super().on_start()
+            if self.diary.count("start a") == 2:
+                await asyncio.Event().wait()
+
     diary: Diary = []
-    stops: list[asyncio.Task[None]] = []
+    supervisor = partial(_make_clocked_supervisor, diary, Slow, Strategy.ONE_FOR_ALL)
+    async with ActorSystem("node", clock=clock) as system:
+        await system.spawn(supervisor, name="parent")
+        await system.ref("c").tell("crash")
+        await settle()
+        await clock.advance(1)
+        await system.ref("a").stop()
+        assert await seen_by(system.ref("b")) == []
+        assert await seen_by(system.ref("c")) == []
+
+
+async def test_siblings_do_not_stay_behind_one_that_is_stopped_before_its_next_restart(clock: ManualClock) -> None:
+    """`a` fails to start again, and is stopped while the end of `c` is dealt with first; `b` waited for it."""
 
     class Unlucky(Recorder):
         async def on_start(self) -> None:
             await super().on_start()
             if self.diary.count("start a") == 2:
-                stops.append(group.create_task(stop_when_it_has_ended()))
                 raise Crash("not again")
 
-    async def stop_when_it_has_ended() -> None:
-        while system.statistics().actors[1].state is not ActorState.RESTARTING:
-            await settle(1)
-        await system.ref("a").stop()
-
-    supervision = Supervision(strategy=Strategy.ONE_FOR_ALL, backoff_s=1)
-    specs = [
-        ChildSpec(factory=lambda: Unlucky(diary, name="a"), name="a"),
-        ChildSpec(factory=_recorder(diary, "b"), name="b"),
-        ChildSpec(factory=_recorder(diary, "c"), name="c"),
-    ]
-    async with ActorSystem("node", clock=clock) as system, asyncio.TaskGroup() as group:
-        await system.spawn(lambda: Supervisor(specs, supervision=supervision), name="parent")
-        await system.ref("c").tell("crash")
+    diary: Diary = []
+    supervisor = partial(_make_clocked_supervisor, diary, Unlucky, Strategy.REST_FOR_ONE)
+    async with ActorSystem("node", clock=clock) as system:
+        await system.spawn(supervisor, name="parent")
+        system.ref("a").tell_nowait("crash")
+        system.ref("c").tell_nowait("crash")
         await settle()
-        await clock.advance(10)
+        await clock.advance(1)
+        assert diary.count("start a") == 2
+        assert clock.delays_s == [1]
+        await system.ref("a").stop()
+        await clock.advance(1)
         assert await seen_by(system.ref("b")) == []
         assert await seen_by(system.ref("c")) == []
-        assert len(stops) == 1
+
+
+async def test_sibling_that_is_being_spawned_is_left_alone() -> None:
+    gate = asyncio.Event()
+
+    class Slow(Recorder):
+        async def on_start(self) -> None:
+            await gate.wait()
+
+    supervision = Supervision(strategy=Strategy.ONE_FOR_ALL, backoff_s=0)
+    async with ActorSystem("node", supervision=supervision) as system, asyncio.TaskGroup() as group:
+        first = await system.spawn(Recorder, name="first")
+        starter = group.create_task(system.spawn(Slow, name="second"))
+        await settle()
+        await first.tell("crash")
+        assert await seen_by(first) == []
+        gate.set()
+        assert await seen_by(await starter) == []
 
 
 async def test_failing_parent_stops_its_children_and_starts_them_again() -> None:
@@ -176,3 +205,10 @@ def _make_supervisor(
 ) -> Supervisor:
     supervision = Supervision(strategy=strategy, intensity=intensity, backoff_s=0)
     return Supervisor([ChildSpec(factory=_recorder(diary, name), name=name) for name in names], supervision=supervision)
+
+
+def _make_clocked_supervisor(diary: Diary, first: type[Recorder], strategy: Strategy) -> Supervisor:
+    """A supervisor of `a`, which is special, `b` and `c`, with a back-off of 1 s."""
+    specs = [ChildSpec(factory=lambda: first(diary, name="a"), name="a")]
+    specs += [ChildSpec(factory=_recorder(diary, name), name=name) for name in "bc"]
+    return Supervisor(specs, supervision=Supervision(strategy=strategy, intensity=9, backoff_s=1))

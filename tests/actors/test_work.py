@@ -9,7 +9,7 @@ import pytest
 
 from parrot_mq.actors import ActorSystem, RestartPolicy, Supervision
 from parrot_mq.errors import ActorFailed, ActorStopped
-from tests.actors.helpers import Crash, ManualClock, Recorder, seen_by, settle, wait_until
+from tests.actors.helpers import Crash, ManualClock, Recorder, ask_for_error, seen_by, settle, wait_until
 
 
 async def test_work_runs_beside_the_messages() -> None:
@@ -59,7 +59,7 @@ async def test_failure_of_work_fails_the_actor_and_interrupts_its_message() -> N
 
     async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
         worker = await system.spawn(Worker, name="worker", restart=RestartPolicy.TEMPORARY)
-        asker = group.create_task(_ask_for_failure(worker.ask(asyncio.Event(), timeout_s=5)))
+        asker = group.create_task(ask_for_error(worker, asyncio.Event()))
         await settle()
         gate.set()
         assert "work failed" in str(await asker)
@@ -250,11 +250,3 @@ async def test_supervisor_of_children_is_not_counted_as_work_of_messages() -> No
         await parent.stop()
         await wait_until(lambda: len(system.statistics().actors) == 0)
     assert diary == ["start child-0", "start child-1", "stop child-1", "stop child-0"]
-
-
-async def _ask_for_failure(ask: object) -> Exception | None:
-    try:
-        await ask  # type: ignore[misc]
-    except ActorFailed as error:
-        return error
-    return None
