@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import entry_points
 
 import typer
@@ -12,6 +13,9 @@ __all__ = ["app", "main"]
 
 COMMANDS = "parrot_mq.commands"
 """Entry points of this group become subcommands; the worker's package adds `worker`."""
+
+DEBUG = "PARROT_MQ_DEBUG"
+"""Set to let errors that nobody expected end with their traceback."""
 
 app = typer.Typer(
     name="parrot-mq",
@@ -33,7 +37,14 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line."""
-    for entry in entry_points(group=COMMANDS):
-        app.command(entry.name)(entry.load())
-    app()
+    """Run the command line. No traceback reaches a person who did not ask for it."""
+    try:
+        for entry in entry_points(group=COMMANDS):
+            app.command(entry.name)(entry.load())
+        app()
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        typer.secho(f"internal error: {type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(f"this is a mistake of parrot-mq; {DEBUG}=1 shows where it happened", err=True)
+        raise SystemExit(70) from None
