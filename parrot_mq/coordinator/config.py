@@ -23,6 +23,7 @@ class CoordinatorConfig:
         session_idle_s: A session without work is dropped from memory after this; its facts stay.
         max_batch: Most generations in one assignment.
         max_attempts: After so many lost attempts a generation is given up.
+        assign_timeout_s: How long a worker may take to say that it has a batch.
     """
 
     node: str = "coordinator"
@@ -33,10 +34,11 @@ class CoordinatorConfig:
     session_idle_s: float = 300.0
     max_batch: int = 64
     max_attempts: int = 5
+    assign_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
         check_name("node", self.node)
-        for name in ("lease_s", "session_idle_s"):
+        for name in ("lease_s", "session_idle_s", "assign_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
         for name in ("settle_s", "model_grace_s"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from parrot_mq.actors import Actor, ActorRef, ActorSystem
+from parrot_mq.actors import Actor, ActorRef, ActorSystem, Supervision
 from parrot_mq.bus import Bus, Delivery
 from parrot_mq.clock import Clock, SystemClock
 from parrot_mq.coordinator.config import CoordinatorConfig
@@ -15,22 +15,29 @@ from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.models import Models
-from parrot_mq.coordinator.protocol import SessionIdle, SessionKey, SettleModels, TaskArrived, VariableStored
-from parrot_mq.coordinator.registry import RegistryActor
+from parrot_mq.coordinator.protocol import (
+    DispatcherRestarted,
+    EnqueueAgain,
+    SessionIdle,
+    SessionKey,
+    SettleModels,
+    TaskArrived,
+    VariableStored,
+    tell_self,
+)
+from parrot_mq.coordinator.registry import Lease, RegistryActor
 from parrot_mq.coordinator.session import SessionActor
-from parrot_mq.errors import MalformedMessage, ParrotError
+from parrot_mq.errors import ActorStopped, MalformedMessage, ParrotError
 from parrot_mq.messages import (
     ALL_CONTROL,
     COORDINATOR_STARTED,
     CoordinatorStarted,
     GenerationsReturned,
     Message,
+    ServiceQuery,
     SessionCancel,
     SessionClose,
     SessionOpen,
-    TaskAddress,
-    Value,
-    VariableAddress,
     WorkerStatus,
     decode,
     encode,
@@ -42,6 +49,7 @@ from parrot_mq.observability import get_logger
 __all__ = ["open_coordinator"]
 
 CONTROL: dict[str, type[Message]] = {"open": SessionOpen, "cancel": SessionCancel, "close": SessionClose}
+REGISTRY_ACCEPTS = WorkerStatus | GenerationsReturned | ServiceQuery
 CONTROL_TIMEOUT_S = 30.0
 SESSION_MAILBOX = 8192
 
@@ -51,7 +59,13 @@ log = get_logger(__name__)
 
 
 class CoordinatorActor(Actor):
-    """Routes facts to sessions, and starts and stops the actors of the process."""
+    """Routes facts to sessions, and starts and stops the actors of the process.
+
+    An actor that fails is started again and takes up its work from the facts, or from who has it. One that fails again
+    and again is tried ever more seldom, and does not take the others with it.
+    """
+
+    supervision = Supervision(intensity=10_000, period_s=60.0)
 
     def __init__(self, bus: Bus, facts: Facts, config: CoordinatorConfig, clock: Clock) -> None:
         self._bus = bus
@@ -59,6 +73,7 @@ class CoordinatorActor(Actor):
         self._config = config
         self._events = Events(bus, clock)
         self._models = Models()
+        self._leases: dict[str, Lease] = {}
         self._sessions: dict[SessionKey, ActorRef] = {}
         self._starting = asyncio.Lock()
         self._counter = itertools.count(1)
@@ -67,15 +82,20 @@ class CoordinatorActor(Actor):
         """Be ready for workers first, then read the facts, then answer requests."""
         config = self._config
         self.context.run(self._events.run(), name="events")
-        await self.context.spawn(self._make_registry, name="registry", accepts=WorkerStatus | GenerationsReturned)
+        await self.context.spawn(self._make_registry, name="registry", accepts=REGISTRY_ACCEPTS)
         await self._bus.publish(COORDINATOR_STARTED, encode(CoordinatorStarted(node=config.node)))
         self.context.after(config.model_grace_s, SettleModels())
         await self._facts.start(self._on_task, self._on_variable)
-        self._control = await self._bus.subscribe(ALL_CONTROL, self._on_control)
+        try:
+            self._control = await self._bus.subscribe(ALL_CONTROL, self._on_control)
+        except BaseException:
+            await self._facts.stop()
+            raise
+        self.context.run(self._facts.watch(), name="watch")
 
     async def on_stop(self) -> None:
         await self._control.aclose()
-        await self._facts.aclose()
+        await self._facts.stop()
 
     async def receive(self, message: object) -> None:
         match message:
@@ -83,26 +103,30 @@ class CoordinatorActor(Actor):
                 await self._models.settle()
             case SessionIdle(key=key):
                 await self._drop(key)
+            case DispatcherRestarted(model=model):
+                await self._enqueue_again(self._models.dispatcher(model))
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
-    async def _on_task(self, address: TaskAddress, delivery: Delivery) -> None:
-        session = await self._session(SessionKey(address.tenant, address.session))
-        await session.tell(TaskArrived(address, delivery))
+    async def _on_task(self, key: SessionKey, task: TaskArrived) -> None:
+        with suppress(ActorStopped):  # the task stays in the stream
+            await (await self._session(key)).tell(task)
 
-    async def _on_variable(self, address: VariableAddress, value: Value, producer: str) -> None:
+    async def _on_variable(self, key: SessionKey, stored: VariableStored) -> None:
         """Tell a live session; nobody else needs it now, and who needs it later looks it up."""
         if self._starting.locked():
             async with self._starting:  # it may be this one that starts
                 pass
-        session = self._sessions.get(SessionKey(address.tenant, address.session))
+        session = self._sessions.get(key)
         if session is not None:
-            await session.tell(VariableStored(address.variable, value, producer))
+            with suppress(ActorStopped):
+                await session.tell(stored)
 
     # -- control -----------------------------------------------------------------------------------------------------
 
     async def _on_control(self, delivery: Delivery) -> None:
-        self.context.run(self._answer(delivery), name="control")
+        with suppress(ActorStopped):
+            self.context.run(self._answer(delivery), name="control")
 
     async def _answer(self, delivery: Delivery) -> None:
         try:
@@ -110,16 +134,27 @@ class CoordinatorActor(Actor):
         except ParrotError as error:
             reply, headers = encode_error(error)
         if delivery.reply:
-            await self._bus.publish(delivery.reply, reply, headers=headers)
+            try:
+                await self._bus.publish(delivery.reply, reply, headers=headers)
+            except ParrotError as error:
+                log.warning("answer_lost", subject=delivery.subject, error=error.message)
 
     async def _control_session(self, delivery: Delivery) -> Message:
         tenant, name, verb = parse_control(delivery.subject)
         if verb not in CONTROL:
             raise MalformedMessage(message_type="control", path="subject", expected=f"One of {', '.join(CONTROL)}")
         request: Message = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
-        session = await self._session(SessionKey(tenant, name))
-        answer: Message = await session.ask(request, timeout_s=CONTROL_TIMEOUT_S)
-        return answer
+        if not isinstance(request, SessionOpen):
+            await self._facts.catch_up()
+        key = SessionKey(tenant, name)
+        while True:
+            session = await self._session(key)
+            try:
+                answer: Message = await session.ask(request, timeout_s=CONTROL_TIMEOUT_S)
+                return answer
+            except ActorStopped:
+                if self._sessions.get(key) == session:
+                    raise  # else it was just dropped as idle
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
@@ -141,6 +176,12 @@ class CoordinatorActor(Actor):
             if key in self._sessions and not self._facts.unfinished(key):
                 await self._sessions.pop(key).stop()
 
+    async def _enqueue_again(self, dispatcher: ActorRef) -> None:
+        """Let the sessions give a dispatcher that was restarted what it had."""
+        for session in list(self._sessions.values()):
+            with suppress(ActorStopped):
+                await session.tell(EnqueueAgain(dispatcher))
+
     def _make_session(self, key: SessionKey) -> SessionActor:
         return SessionActor(
             key,
@@ -157,6 +198,8 @@ class CoordinatorActor(Actor):
             spawn_dispatcher=self._spawn_dispatcher,
             declared=self._config.models,
             lease_s=self._config.lease_s,
+            leases=self._leases,
+            count_unfinished=lambda: self._facts.num_unfinished,
         )
 
     async def _spawn_dispatcher(self, model: str) -> ActorRef:
@@ -166,6 +209,8 @@ class CoordinatorActor(Actor):
         )
 
     def _make_dispatcher(self, model: str) -> DispatcherActor:
+        if model in self._models.names:  # it was there before
+            tell_self(self.context, DispatcherRestarted(model))
         return DispatcherActor(model, config=self._config, events=self._events)
 
 
@@ -187,4 +232,7 @@ async def open_coordinator(
     async with ActorSystem(config.node, bus=bus, clock=clock) as system:
         await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock), name="coordinator")
         log.info("coordinator_started", node=config.node, unfinished_tasks=facts.num_unfinished)
-        yield facts
+        try:
+            yield facts
+        finally:
+            facts.close()

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
 
-from parrot_mq.actors import Actor, ActorRef, RemoteRef
+from parrot_mq.actors import Actor, ActorRef
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.events import Events
+from parrot_mq.coordinator.ledger import Running, WorkerLedger
 from parrot_mq.coordinator.placement import PrefixQueue
-from parrot_mq.coordinator.protocol import Dispatch, Done, Enqueue, GenerationFailed, GiveBack, WorkerLost, WorkerReport
+from parrot_mq.coordinator.protocol import (
+    Dispatch,
+    Done,
+    Enqueue,
+    GenerationFailed,
+    GiveBack,
+    WorkerLost,
+    WorkerReport,
+    tell_self,
+)
 from parrot_mq.coordinator.ready import Known, ReadyGeneration
 from parrot_mq.errors import ActorStopped, AskTimeout, GenerationAborted, ParrotError
 from parrot_mq.messages import Assign, Assigned, CancelGenerations, TaskAddress, WorkerStatus, worker_address
 from parrot_mq.types import fresh_id
 
 __all__ = ["DispatcherActor"]
-
-ASSIGN_TIMEOUT_S = 5.0
-
-
-@dataclass(slots=True)
-class Running:
-    """A generation at a worker, and when it was sent there (monotonic seconds)."""
-
-    generation: ReadyGeneration
-    since: float
-
-
-@dataclass(slots=True)
-class WorkerLedger:
-    """What one worker has: its own words, and what was assigned to it."""
-
-    status: WorkerStatus
-    ref: RemoteRef
-    running: dict[str, Running] = field(default_factory=dict)
-    adopted: set[str] = field(default_factory=set)
-    """Keys that it runs for an earlier coordinator, and that nobody has enqueued here yet."""
-    is_suspended: bool = False
-    """It refused work or could not be reached; it gets no more before it is heard of again."""
-
-    @property
-    def num_free(self) -> int:
-        """How many generations it takes now."""
-        if self.status.state != "ready" or self.is_suspended:
-            return 0
-        return self.status.num_slots - len(self.running) - len(self.adopted)
 
 
 class DispatcherActor(Actor):
@@ -79,11 +59,11 @@ class DispatcherActor(Actor):
             case Done(keys=keys, producer=producer):
                 await self._forget(keys, producer)
             case WorkerReport(status=status):
-                await self._report(status)
+                self._report(status)
             case WorkerLost(worker=worker):
-                await self._lose(worker)
+                self._lose(worker)
             case GiveBack():
-                await self._take_back(message)
+                self._take_back(message)
             case Dispatch():
                 self._will_dispatch = False
                 self._is_settled = True
@@ -117,12 +97,12 @@ class DispatcherActor(Actor):
             if (ledger := self._workers.get(holder)) is not None:
                 await ledger.ref.tell(CancelGenerations(keys=keys_there))
 
-    async def _take_back(self, back: GiveBack) -> None:
+    def _take_back(self, back: GiveBack) -> None:
         """Queue again what did not finish at a worker, or give it up after too many attempts."""
         ledger = self._workers.get(back.worker)
         if ledger is None:
             return
-        ledger.is_suspended = not back.has_started
+        ledger.is_suspended = True
         for key in back.keys:
             if (running := ledger.running.get(key)) is None:
                 continue
@@ -133,58 +113,56 @@ class DispatcherActor(Actor):
             elif generation.attempt < self._config.max_attempts:
                 self._queue.add(generation.next_attempt())
             else:
-                await self._give_up(generation, back.reason)
+                self._give_up(generation, back.reason)
 
-    async def _give_up(self, generation: ReadyGeneration, reason: ParrotError) -> None:
+    def _give_up(self, generation: ReadyGeneration, reason: ParrotError) -> None:
         attempts = generation.attempt
         error = GenerationAborted(f"given up after {attempts} attempts: {reason.message}", num_attempts=attempts)
         session = self._sessions.pop(generation.key, None)
         if session is not None:
-            await session.tell(GenerationFailed(generation.address.variable, error))
+            failed = GenerationFailed(generation.address.variable, error)
+            self.context.run(_tell(session, failed), name="give_up")  # a session may wait for room here
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    async def _report(self, status: WorkerStatus) -> None:
+    def _report(self, status: WorkerStatus) -> None:
         ledger = self._workers.get(status.worker)
         if ledger is None:
             ledger = WorkerLedger(status, self.context.system.remote(worker_address(status.worker), answers=Assigned))
             self._workers[status.worker] = ledger
-            self._adopt(ledger)
+            # Only now: of a worker that is known, what we have not assigned is done, and it has not noticed yet.
+            ledger.adopted.update(key for key in status.running if key not in self._holders)
         ledger.status = status
         ledger.is_suspended = False
-        ledger.adopted.intersection_update(status.running)
-        await self._reconcile(ledger)
+        self._adopt(ledger)
+        self._reconcile(ledger)
 
     def _adopt(self, ledger: WorkerLedger) -> None:
         """Leave with a worker what it runs already."""
         for key in ledger.status.running:
-            queued = self._queue.remove(key)
-            if queued is not None:
+            if (queued := self._queue.remove(key)) is not None:
                 self._hold(ledger, queued)
-            elif key not in self._holders:
-                ledger.adopted.add(key)
+                ledger.adopted.discard(key)
+        ledger.adopted.intersection_update(ledger.status.running)
 
-    async def _reconcile(self, ledger: WorkerLedger) -> None:
+    def _reconcile(self, ledger: WorkerLedger) -> None:
         """Queue again what the worker should have and says it has not: something was lost on the way."""
-        now = self.context.clock.monotonic()
-        has = set(ledger.status.running)
-        lost = [k for k, r in ledger.running.items() if k not in has and now - r.since > self._config.lease_s]
+        lost = ledger.find_lost(sent_before=self.context.clock.monotonic() - self._config.lease_s)
         if lost:
-            worker = ledger.status.worker
-            reason = GenerationAborted(f"worker {worker!r} does not know of it", worker=worker)
-            await self._take_back(GiveBack(worker, tuple(lost), reason))
+            reason = GenerationAborted(f"worker {ledger.worker!r} does not know of it", worker=ledger.worker)
+            self._take_back(GiveBack(ledger.worker, lost, reason))
 
-    async def _lose(self, worker: str) -> None:
+    def _lose(self, worker: str) -> None:
         ledger = self._workers.get(worker)
         if ledger is None:
             return
         reason = GenerationAborted(f"worker {worker!r} was lost", worker=worker)
-        await self._take_back(GiveBack(worker, tuple(ledger.running), reason))
+        self._take_back(GiveBack(worker, tuple(ledger.running), reason))
         del self._workers[worker]
 
     def _hold(self, ledger: WorkerLedger, generation: ReadyGeneration) -> None:
         ledger.running[generation.key] = Running(generation, self.context.clock.monotonic())
-        self._holders[generation.key] = ledger.status.worker
+        self._holders[generation.key] = ledger.worker
 
     def _release(self, key: str) -> str | None:
         """Free the slot of a generation; returns the worker that had it."""
@@ -199,7 +177,7 @@ class DispatcherActor(Actor):
         """Dispatch after everything that is in the mailbox now, so that what came together goes together."""
         if self._is_settled and not self._will_dispatch and self._queue:
             self._will_dispatch = True
-            self.context.tell_self_nowait(Dispatch())
+            tell_self(self.context, Dispatch())
 
     def _dispatch(self) -> None:
         while self._queue and (ledger := self._roomiest()) is not None:
@@ -208,7 +186,7 @@ class DispatcherActor(Actor):
                 self._hold(ledger, generation)
             name = fresh_id("batch")
             for generation in batch:
-                self._tell_assigned(generation, ledger.status.worker, name)
+                self._tell_assigned(generation, ledger.worker, name)
             self.context.run(self._assign(ledger, name, batch), name=f"assign:{name}")
 
     def _roomiest(self) -> WorkerLedger | None:
@@ -221,9 +199,9 @@ class DispatcherActor(Actor):
         self._events.emit(address, "assigned", variable=variable, worker=worker, batch=batch)
 
     async def _assign(self, ledger: WorkerLedger, name: str, batch: list[ReadyGeneration]) -> None:
-        worker = ledger.status.worker
+        worker = ledger.worker
         try:
-            answer = await ledger.ref.ask(_to_wire(name, batch), timeout_s=ASSIGN_TIMEOUT_S)
+            answer = await ledger.ref.ask(_to_wire(name, batch), timeout_s=self._config.assign_timeout_s)
         except ParrotError as error:
             keys = tuple(generation.key for generation in batch)
             await self._return(GiveBack(worker, keys, error, has_started=isinstance(error, AskTimeout)))
@@ -235,6 +213,11 @@ class DispatcherActor(Actor):
     async def _return(self, back: GiveBack) -> None:
         self.context.log.warning("batch_returned", worker=back.worker, num=len(back.keys), reason=back.reason.message)
         await self.context.ref.tell(back)
+
+
+async def _tell(session: ActorRef, message: object) -> None:
+    with suppress(ActorStopped):
+        await session.tell(message)
 
 
 def _to_wire(name: str, batch: list[ReadyGeneration]) -> Assign:

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 
 from parrot_mq.bus import Bus
 from parrot_mq.clock import Clock
+from parrot_mq.errors import ConnectionClosed, ParrotError
 from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, TaskEvent, encode, event_subject
 from parrot_mq.messages.wire import EventKind
+from parrot_mq.observability import get_logger
 from parrot_mq.program import Node
 
 __all__ = ["Events"]
+
+log = get_logger(__name__)
 
 
 class Events:
@@ -75,4 +79,13 @@ class Events:
             self._has_some.clear()
             while self._outbox:
                 address, event = self._outbox.popleft()
-                await self._bus.publish(event_subject(address.tenant, address.session, event.kind), encode(event))
+                await self._send(address, event)
+
+    async def _send(self, address: TaskAddress, event: TaskEvent) -> None:
+        subject = event_subject(address.tenant, address.session, event.kind)
+        try:
+            await self._bus.publish(subject, encode(event))
+        except ConnectionClosed:
+            raise
+        except ParrotError as error:
+            log.warning("event_dropped", subject=subject, error=error.message)

@@ -6,33 +6,40 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, get_values
-from parrot_mq.coordinator.protocol import SessionKey
-from parrot_mq.errors import InvalidName, ParrotError
+from parrot_mq.coordinator.protocol import SessionKey, TaskArrived, VariableStored
+from parrot_mq.errors import CodecError, InvalidName, ParrotError
 from parrot_mq.messages import (
     HEADER_PRODUCER,
     STREAM_TASKS,
     STREAM_VARS,
     DeadTask,
     ErrorInfo,
+    PromptTask,
     TaskAddress,
     Value,
     VariableAddress,
     dead_subject,
+    decode,
     decode_value,
     encode,
+    encode_json,
     parse_task,
     parse_variable,
     session_subjects,
 )
 from parrot_mq.observability import get_logger
+from parrot_mq.tasks import task_group
 from parrot_mq.types import VariableId
 
 __all__ = ["Facts"]
 
 CONSUMER = "coordinator"
+CATCH_UP_S = 2.0
+MAX_RECORD_CHARACTERS = 64 * 1024
+"""How much of the record of a task that is given up is kept."""
 
-OnTask = Callable[[TaskAddress, Delivery], Awaitable[None]]
-OnVariable = Callable[[VariableAddress, Value, str], Awaitable[None]]
+OnTask = Callable[[SessionKey, TaskArrived], Awaitable[None]]
+OnVariable = Callable[[SessionKey, VariableStored], Awaitable[None]]
 
 log = get_logger(__name__)
 
@@ -44,6 +51,11 @@ class Facts:
         self._bus = bus
         self._unfinished: dict[SessionKey, dict[TaskAddress, Delivery]] = {}
         self._subscriptions: list[Subscription] = []
+        self._last_task = 0  # sequence of the newest task that was handed on
+        self._task_came = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self, on_task: OnTask, on_variable: OnVariable) -> None:
         """Follow the variables from now on, then take over the tasks that are not finished.
@@ -53,23 +65,45 @@ class Facts:
         self._on_task = on_task
         self._on_variable = on_variable
         self._unfinished.clear()
-        sequence = await self._bus.last_sequence(STREAM_VARS)
-        self._subscriptions.append(
-            await self._bus.follow(STREAM_VARS, self._variable_delivered, after_sequence=sequence)
-        )
-        self._subscriptions.append(await self._bus.take(STREAM_TASKS, self._task_delivered, consumer=CONSUMER))
+        try:
+            newest = await self._bus.last_sequence(STREAM_VARS)
+            self._last_task = await self._bus.last_sequence(STREAM_TASKS)
+            self._subscriptions = [await self._bus.follow(STREAM_VARS, self._variable_delivered, after_sequence=newest)]
+            self._subscriptions.append(await self._bus.take(STREAM_TASKS, self._task_delivered, consumer=CONSUMER))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def watch(self) -> None:
+        """Wait until a stream can no longer be read, and let `wait_closed` tell why."""
+        try:
+            async with task_group() as group:
+                for subscription in self._subscriptions:
+                    group.create_task(subscription.wait_closed(), name="facts:wait_closed")
+        except ParrotError as error:
+            if not self._ended.done():
+                self._ended.set_exception(error)
+                self._ended.exception()  # marks it as seen: perhaps nobody waits
 
     async def wait_closed(self) -> None:
-        """Wait until a stream can no longer be read; raises why (`ConsumerTakenOver`: another coordinator started)."""
-        async with asyncio.TaskGroup() as group:
-            for subscription in self._subscriptions:
-                group.create_task(subscription.wait_closed(), name="facts:wait_closed")
+        """Wait until a stream can no longer be read, or `aclose` is called.
 
-    async def aclose(self) -> None:
-        """Stop reading. Nothing is lost: what is not settled stays in the stream."""
-        for subscription in reversed(self._subscriptions):
+        Raises:
+            ConsumerTakenOver: Another coordinator has started; this one has to end.
+            TransportError: Why else.
+        """
+        await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Stop reading; `start` goes on. Nothing is lost: what is not settled stays in the stream."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in reversed(subscriptions):
             await subscription.aclose()
-        self._subscriptions.clear()
+
+    def close(self) -> None:
+        """Let `wait_closed` return."""
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -79,10 +113,12 @@ class Facts:
         except InvalidName as error:
             log.warning("task_rejected", subject=delivery.subject, error=error.message)
             await self._bus.acknowledge(delivery)
-            return
-        key = SessionKey(address.tenant, address.session)
-        self._unfinished.setdefault(key, {})[address] = delivery
-        await self._on_task(address, delivery)
+        else:
+            key = SessionKey(address.tenant, address.session)
+            self._unfinished.setdefault(key, {})[address] = delivery
+            await self._on_task(key, TaskArrived(address, delivery))
+        self._last_task = max(self._last_task, delivery.sequence)
+        self._task_came.set()
 
     async def _variable_delivered(self, delivery: Delivery) -> None:
         try:
@@ -90,12 +126,32 @@ class Facts:
         except InvalidName as error:
             log.warning("variable_ignored", subject=delivery.subject, error=error.message)
             return
+        value = decode_value(delivery.payload, delivery.headers)
         producer = delivery.headers.get(HEADER_PRODUCER, "")
-        await self._on_variable(address, decode_value(delivery.payload, delivery.headers), producer)
+        stored = VariableStored(address.variable, value, producer, delivery.sequence)
+        await self._on_variable(SessionKey(address.tenant, address.session), stored)
+
+    async def catch_up(self) -> None:
+        """Wait until every task that is stored now has been handed on, or for a moment.
+
+        A request does not come by way of the stream, so it may overtake a task that was stored before it was sent.
+        """
+        newest = await self._bus.last_sequence(STREAM_TASKS)
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                while self._last_task < newest:
+                    self._task_came.clear()
+                    await self._task_came.wait()
+        except TimeoutError:
+            log.warning("tasks_are_late", last=self._last_task, newest=newest)
 
     def unfinished(self, key: SessionKey) -> list[tuple[TaskAddress, Delivery]]:
         """The tasks of a session that were taken and not settled."""
         return list(self._unfinished.get(key, {}).items())
+
+    def is_unfinished(self, address: TaskAddress) -> bool:
+        """Whether a task was taken and is not settled."""
+        return address in self._unfinished.get(SessionKey(address.tenant, address.session), ())
 
     @property
     def num_unfinished(self) -> int:
@@ -115,31 +171,42 @@ class Facts:
 
     async def fail(self, failures: Iterable[tuple[VariableAddress, ParrotError]]) -> None:
         """Give variables an error, unless they are set already."""
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
             for address, error in failures:
                 group.create_task(fail_variable(self._bus, address, error), name=f"fail:{address.variable}")
 
     async def settle(self, address: TaskAddress) -> None:
         """Remove a task: its outputs are set."""
-        tasks = self._unfinished.get(SessionKey(address.tenant, address.session), {})
+        key = SessionKey(address.tenant, address.session)
+        tasks = self._unfinished.get(key, {})
         delivery = tasks.pop(address, None)
         if not tasks:
-            self._unfinished.pop(SessionKey(address.tenant, address.session), None)
+            self._unfinished.pop(key, None)
         if delivery is not None:
             await self._bus.acknowledge(delivery)
 
     async def bury(self, address: TaskAddress, error: ParrotError) -> None:
         """Keep the record of a task that cannot be run, and why; then remove it from the work."""
         delivery = self._unfinished.get(SessionKey(address.tenant, address.session), {}).get(address)
-        record = delivery.payload.decode(errors="replace") if delivery is not None else ""
+        record = _readable(delivery)[:MAX_RECORD_CHARACTERS] if delivery is not None else ""
         reason = ErrorInfo.from_error(error)
         dead = DeadTask(session=address.session, task=address.task, reason=reason, record=record)
         await self._bus.publish_once(dead_subject(address.tenant, address.task), encode(dead))
         log.warning("task_rejected", session=address.session, task=address.task, error=error.message)
         await self.settle(address)
 
-    async def forget(self, key: SessionKey) -> None:
-        """Remove a session's tasks and values."""
+    async def forget(self, key: SessionKey) -> int:
+        """Remove a session's tasks and values; returns the sequence up to which its variables are gone for sure."""
         for address, _ in self.unfinished(key):
             await self.settle(address)
+        newest = await self._bus.last_sequence(STREAM_VARS)
         await self._bus.purge(STREAM_VARS, session_subjects(*key, "var"))
+        return newest
+
+
+def _readable(delivery: Delivery) -> str:
+    """A task's record for people: JSON if it is a task at all."""
+    try:
+        return encode_json(decode(delivery.payload, PromptTask, delivery.headers)).decode()
+    except CodecError:
+        return delivery.payload.decode(errors="replace")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from parrot_mq.actors import ActorRef
 from parrot_mq.coordinator.protocol import ModelsChanged
-from parrot_mq.errors import ModelNotServed
+from parrot_mq.errors import ActorStopped, ModelNotServed
 
 __all__ = ["Models"]
 
@@ -60,4 +62,5 @@ class Models:
     async def _changed(self) -> None:
         waiting, self._waiting = self._waiting, set()
         for ref in waiting:
-            await ref.tell(ModelsChanged())
+            with suppress(ActorStopped):  # a session that was closed and dropped meanwhile
+                await ref.tell(ModelsChanged())

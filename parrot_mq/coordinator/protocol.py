@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from parrot_mq.actors import ActorRef
+from parrot_mq.actors import ActorContext, ActorRef
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator.ready import ReadyGeneration
-from parrot_mq.errors import ParrotError
+from parrot_mq.errors import MailboxFull, ParrotError
 from parrot_mq.messages import TaskAddress, Value, WorkerStatus
 from parrot_mq.types import SessionId, TenantId, VariableId
 
 __all__ = [
     "CheckLeases",
     "Dispatch",
+    "DispatcherRestarted",
     "Done",
     "Enqueue",
+    "EnqueueAgain",
     "EnterTasks",
     "ExpireTasks",
     "GenerationFailed",
@@ -29,6 +31,7 @@ __all__ = [
     "VariableStored",
     "WorkerLost",
     "WorkerReport",
+    "tell_self",
 ]
 
 
@@ -56,8 +59,10 @@ class VariableStored:
 
     variable: VariableId
     value: Value
-    producer: str = ""
+    producer: str
     """The worker that set it; empty when it was somebody else."""
+    sequence: int
+    """Its place in the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,13 @@ class GenerationFailed:
 
     variable: VariableId
     error: ParrotError
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueueAgain:
+    """A dispatcher has been restarted and knows of nothing."""
+
+    dispatcher: ActorRef
 
 
 # -- to a dispatcher -------------------------------------------------------------------------------------------------
@@ -147,7 +159,22 @@ class SettleModels:
 
 
 @dataclass(frozen=True, slots=True)
+class DispatcherRestarted:
+    """The dispatcher of a model failed and is there again."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionIdle:
     """A session has no work; it may be dropped from memory."""
 
     key: SessionKey
+
+
+def tell_self(context: ActorContext, message: object) -> None:
+    """Put a message behind all that is in an actor's mailbox; if that is full, behind those who wait for room in it."""
+    try:
+        context.tell_self_nowait(message)
+    except MailboxFull:
+        context.run(context.ref.tell(message), name="tell_self")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from parrot_mq.messages import BlobRef, Generation, OutputSpec, PromptTask, TaskAddress, VariableAddress, VariableRef
-from parrot_mq.program import OutputPlan, Placeholder, Text, chain, parse_template, plan_outputs, segment_digest
+from parrot_mq.program import OutputPlan, Placeholder, Text, chain_digests, parse_template, plan_outputs, segment_digest
 from parrot_mq.types import Sampling, TaskId, VariableId
 
 __all__ = ["PlannedGeneration", "ReadyGeneration", "plan_task"]
@@ -96,7 +96,7 @@ class PlannedGeneration:
             task=task.task,
             model=model,
             segments=segments,
-            prefix_hashes=tuple(chain(_digest(segment) for segment in segments)),
+            prefix_hashes=tuple(chain_digests(_digest(segment) for segment in segments)),
             sampling=self.output.sampling,
             deadline=deadline,
         )
@@ -109,7 +109,7 @@ def plan_task(record: PromptTask) -> tuple[PlannedGeneration, ...]:
         TemplateError: The template and the declared inputs and outputs do not fit.
     """
     plans = _cut(record.template, tuple(record.inputs), tuple(record.outputs))
-    return tuple(PlannedGeneration(record.outputs[plan.name], tuple(_segments(plan, record))) for plan in plans)
+    return tuple(PlannedGeneration(record.outputs[plan.output], tuple(_segments(plan, record))) for plan in plans)
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from parrot_mq.actors import Actor, ActorRef
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
-from parrot_mq.messages import GenerationsReturned, WorkerStatus
+from parrot_mq.messages import GenerationsReturned, ServiceQuery, ServiceReport, WorkerStatus
 
 __all__ = ["RegistryActor"]
 
@@ -17,9 +17,9 @@ SpawnDispatcher = Callable[[str], Awaitable[ActorRef]]
 
 @dataclass(slots=True)
 class Lease:
-    """Which model a worker serves, and when it was last heard of (monotonic seconds)."""
+    """The last word of a worker, and when it was heard (monotonic seconds)."""
 
-    model: str
+    status: WorkerStatus
     heard_at: float
 
 
@@ -29,12 +29,22 @@ class RegistryActor(Actor):
     A worker registers by being heard of: there is nothing to undo when either side restarts.
     """
 
-    def __init__(self, *, models: Models, spawn_dispatcher: SpawnDispatcher, declared: tuple[str, ...], lease_s: float):
+    def __init__(
+        self,
+        *,
+        models: Models,
+        spawn_dispatcher: SpawnDispatcher,
+        declared: tuple[str, ...],
+        lease_s: float,
+        leases: dict[str, Lease],
+        count_unfinished: Callable[[], int],
+    ) -> None:
         self._models = models
         self._spawn_dispatcher = spawn_dispatcher
         self._declared = declared
         self._lease_s = lease_s
-        self._leases: dict[str, Lease] = {}
+        self._count_unfinished = count_unfinished
+        self._leases = leases  # outlives a failure of this actor: else nobody would notice that a worker is gone
 
     async def on_start(self) -> None:
         """Serve the declared models, and look at the leases from time to time."""
@@ -42,7 +52,7 @@ class RegistryActor(Actor):
             await self._dispatcher(model)
         self.context.every(self._lease_s / 4, CheckLeases())
 
-    async def receive(self, message: object) -> None:
+    async def receive(self, message: object) -> ServiceReport | None:
         match message:
             case WorkerStatus(state="stopped"):
                 await self._end(message.worker)
@@ -51,16 +61,23 @@ class RegistryActor(Actor):
             case GenerationsReturned():
                 back = GiveBack(message.worker, tuple(message.keys), message.reason.to_error())
                 await (await self._dispatcher(message.model)).tell(back)
+            case ServiceQuery():
+                return self._report()
             case CheckLeases():
                 await self._check()
+        return None
+
+    def _report(self) -> ServiceReport:
+        workers = [lease.status for lease in self._leases.values()]
+        return ServiceReport(models=self._models.names, workers=workers, num_unfinished=self._count_unfinished())
 
     async def _renew(self, status: WorkerStatus) -> None:
         known = self._leases.get(status.worker)
         if known is None:
             self.context.log.info("worker_registered", worker=status.worker, model=status.model, slots=status.num_slots)
-        elif known.model != status.model:
+        elif known.status.model != status.model:
             await self._end(status.worker)
-        self._leases[status.worker] = Lease(status.model, self.context.clock.monotonic())
+        self._leases[status.worker] = Lease(status, self.context.clock.monotonic())
         await (await self._dispatcher(status.model)).tell(WorkerReport(status))
 
     async def _check(self) -> None:
@@ -72,7 +89,7 @@ class RegistryActor(Actor):
     async def _end(self, worker: str) -> None:
         lease = self._leases.pop(worker, None)
         if lease is not None:
-            await self._models.dispatcher(lease.model).tell(WorkerLost(worker))
+            await self._models.dispatcher(lease.status.model).tell(WorkerLost(worker))
 
     async def _dispatcher(self, model: str) -> ActorRef:
         if model not in self._models.names:

@@ -18,7 +18,7 @@ from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.types import WorkerId, fresh_id
 from parrot_workers.config import WorkerConfig
-from parrot_workers.engine import GenerationRequest, ScriptedEngine
+from parrot_workers.engine import Engine, GenerationRequest, ScriptedEngine
 from parrot_workers.worker import ACCEPTS, WorkerActor
 
 __all__ = ["local_service", "scripted_worker"]
@@ -36,15 +36,28 @@ async def scripted_worker(
     name: str = "",
     num_slots: int = 64,
     tokens_per_step: int = 1_000,
+    heartbeat_s: float = 1.0,
+    drain_s: float = 30.0,
+    engine: Callable[[], Engine] | None = None,
 ) -> AsyncIterator[ActorRef]:
-    """A worker with everything real but the model, for the length of a block."""
+    """A worker with everything real but the model, for the length of a block.
+
+    Args:
+        engine: Makes the engine, instead of a `ScriptedEngine` of `answer`.
+    """
     worker_id = WorkerId(name or fresh_id("worker"))
-    config = WorkerConfig(model_path=Path(model), model_name=model, worker_id=worker_id, num_slots=num_slots)
+    config = WorkerConfig(
+        model_path=Path(model),
+        model_name=model,
+        worker_id=worker_id,
+        num_slots=num_slots,
+        heartbeat_s=heartbeat_s,
+        drain_s=drain_s,
+    )
+    factory = engine or (lambda: ScriptedEngine(answer, num_slots=num_slots, tokens_per_step=tokens_per_step))
     async with ActorSystem(worker_id, bus=bus) as system:
         yield await system.spawn(
-            lambda: WorkerActor(
-                bus, config, lambda: ScriptedEngine(answer, num_slots=num_slots, tokens_per_step=tokens_per_step)
-            ),
+            lambda: WorkerActor(bus, config, factory),
             name="worker",
             restart=RestartPolicy.TRANSIENT,
             accepts=ACCEPTS,

@@ -1,0 +1,215 @@
+"""Runs the graph of one session: tasks are entered, variables are stored, what is ready goes to its dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from parrot_mq.actors import ActorRef
+from parrot_mq.coordinator.events import Events
+from parrot_mq.coordinator.facts import Facts
+from parrot_mq.coordinator.models import Models
+from parrot_mq.coordinator.protocol import Done, Enqueue, SessionKey
+from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.session_state import Assignment, SessionState
+from parrot_mq.coordinator.task import Refusal, Task, read_task
+from parrot_mq.errors import CodecError, DeadlineExceeded, DuplicateProducer, InputFailed, ParrotError, TaskCancelled
+from parrot_mq.messages import ErrorInfo, TaskAddress, Value, VariableAddress
+from parrot_mq.program import Node
+from parrot_mq.types import VariableId
+
+__all__ = ["GraphExecutor"]
+
+
+class GraphExecutor:
+    """The work of a session actor. It waits only for facts to be stored and for room in a dispatcher's mailbox.
+
+    Source: Parrot (OSDI'24) section 5.1.
+    """
+
+    def __init__(self, key: SessionKey, *, facts: Facts, models: Models, events: Events, session: ActorRef) -> None:
+        self._key = key
+        self._facts = facts
+        self._models = models
+        self._events = events
+        self._session = session
+        self._knows_all = False  # every variable of the session that is set is among the values
+        self.state = SessionState()
+
+    async def open(self) -> None:
+        """Find out whether the session begins just now: then nothing has ever to be looked up."""
+        if not self.state.tasks and not self.state.values:
+            self._knows_all = await self._facts.is_new_session(self._key)
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    async def enter_arrived(self) -> None:
+        """Enter the tasks that arrived, in order."""
+        state = self.state
+        arrived, state.arrived = state.arrived, {}
+        tasks = [read_task(*each) for each in arrived.items() if self._is_new(each[0])]
+        await self._look_up([task for task in tasks if isinstance(task, Task)])
+        for task in tasks:
+            if isinstance(task, Task):
+                await self._enter(task)
+            else:
+                await self._refuse(task)
+        self._forget_values()
+
+    def _is_new(self, address: TaskAddress) -> bool:
+        """Whether there is something to do: a task may come twice, the second time when it is settled already."""
+        return address.task not in self.state.tasks and self._facts.is_unfinished(address)
+
+    async def _look_up(self, tasks: list[Task]) -> None:
+        """Fetch what is set already and not known here."""
+        if self._knows_all:
+            return
+        wanted = {name for task in tasks for p in task.generations.values() for name in (p.writes, *p.reads)}
+        wanted -= self.state.values.keys()
+        for name, value in (await self._facts.values(self._key, sorted(wanted))).items():
+            await self._store(name, value)
+
+    async def _enter(self, task: Task) -> None:
+        state = self.state
+        task.unset = {name for name in task.unset if name not in state.values}  # not O(all values)
+        if not task.unset:
+            await self._facts.settle(task.address)
+            return
+        try:
+            nodes, ready = state.enter(task)
+        except ParrotError as error:
+            await self._refuse(Refusal(task.address, sorted(task.unset), error))
+            return
+        self._events.submitted(task.address, task.record, nodes)
+        for name in {name for node in nodes for name in node.reads}:
+            if isinstance(value := state.values.get(name), ErrorInfo):
+                await self._spread(name, value)
+        for node in ready:
+            await self._place(node)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """Say why on the outputs that no other task writes; keep the record if that does not tell everyone."""
+        address, outputs, error = refusal
+        free = [name for name in outputs if name not in self.state.writers]
+        await self.fail((name, error) for name in free)
+        self._events.emit(address, "rejected", error=ErrorInfo.from_error(error))
+        if len(free) < len(outputs) or not outputs or isinstance(error, CodecError | DuplicateProducer):
+            await self._facts.bury(address, error)
+        else:
+            await self._facts.settle(address)
+
+    async def cancel(self, variables: Iterable[str]) -> int:
+        """Give up the tasks that write `variables`, or all if there are none; returns how many."""
+        writers = self.state.writers
+        wanted = writers.keys() & set(variables) if variables else writers.keys()
+        tasks = {writers[name].address: writers[name] for name in sorted(wanted)}
+        for task in tasks.values():
+            error = TaskCancelled(task=task.address.task)
+            await self.fail((name, error) for name in sorted(task.unset))
+        return len(tasks)
+
+    async def expire(self, now: float) -> None:
+        """Give up the tasks whose time is over."""
+        for name in self.state.deadlines.pop_due(now):
+            task = self.state.tasks[name]
+            error = DeadlineExceeded(what=f"task {name!r}", timeout_s=task.record.timeout_s)
+            await self.fail((name, error) for name in sorted(task.unset))
+
+    # -- variables ---------------------------------------------------------------------------------------------------
+
+    async def store(self, variable: VariableId, value: Value, producer: str) -> None:
+        """A variable is set, or has failed."""
+        await self._store(variable, value, producer)
+        self._forget_values()
+
+    async def _store(self, variable: VariableId, value: Value, producer: str = "") -> None:
+        state = self.state
+        if variable in state.values:
+            return
+        state.store(variable, value)
+        await self._settle_output(variable, value, producer)
+        if isinstance(value, ErrorInfo):
+            await self._spread(variable, value)
+        else:
+            for node in state.graph.resolve(variable):
+                await self._place(node)
+
+    async def _settle_output(self, variable: VariableId, value: Value, producer: str) -> None:
+        state = self.state
+        task = state.writers.pop(variable, None)
+        if task is None:
+            return
+        if isinstance(value, ErrorInfo):
+            self._events.emit(task.address, "failed", variable=variable, error=value)
+        state.graph.finish(variable)
+        state.homeless.pop(variable, None)
+        if (assignment := state.enqueued.pop(variable, None)) is not None:
+            await assignment.dispatcher.tell(Done((assignment.key,), producer))
+        task.unset.discard(variable)
+        if not task.unset:
+            state.leave(task)
+            await self._facts.settle(task.address)
+
+    async def _spread(self, variable: VariableId, cause: ErrorInfo) -> None:
+        """Fail everything that waits for a variable that failed, directly or not, with the first cause of it all."""
+        code, sentence = cause.code, cause.message
+        if code == InputFailed.code:
+            code, sentence = str(cause.facts.get("cause_code", code)), str(cause.facts.get("cause", sentence))
+        await self.fail(
+            (node.writes, InputFailed(variable=read, cause_code=code, cause=sentence))
+            for node, read in self.state.graph.fail(variable)
+        )
+
+    async def fail(self, failures: Iterable[tuple[VariableId, ParrotError]]) -> None:
+        """Give variables an error, unless they are set already; they come back as facts."""
+        unset = [(name, error) for name, error in failures if name not in self.state.values]
+        await self._facts.fail((VariableAddress(*self._key, name), error) for name, error in unset)
+
+    def _forget_values(self) -> None:
+        """Keep the memory of a session that goes on and on bounded; only between tasks that are entered."""
+        if self.state.forget_values():
+            self._knows_all = False
+
+    # -- ready -------------------------------------------------------------------------------------------------------
+
+    async def _place(self, node: Node) -> None:
+        """Hand a ready generation to the dispatcher of its model."""
+        state = self.state
+        task = state.writers.get(node.writes)
+        if task is None:
+            return
+        try:
+            model = self._models.resolve(task.record.model)
+        except ParrotError as error:
+            await self.fail([(node.writes, error)])
+            return
+        if model is None:
+            state.homeless[node.writes] = node
+            self._models.notify(self._session)
+            return
+        generation = self._to_ready(task, node, model)
+        dispatcher = self._models.dispatcher(model)
+        state.enqueued[node.writes] = Assignment(dispatcher, generation.key)
+        self._events.emit(task.address, "ready", variable=node.writes)
+        await dispatcher.tell(Enqueue(generation, self._session))
+
+    def _to_ready(self, task: Task, node: Node, model: str) -> ReadyGeneration:
+        values = {name: value for name in node.reads if not isinstance(value := self.state.values[name], ErrorInfo)}
+        return task.generations[node.writes].to_ready(task.address, model, task.deadline, values)
+
+    async def place_homeless(self) -> None:
+        """Try again what is for a model of which nobody knew whether it is served."""
+        homeless, self.state.homeless = self.state.homeless, {}
+        for node in homeless.values():
+            await self._place(node)
+
+    async def enqueue_again(self, dispatcher: ActorRef) -> None:
+        """Hand over once more what a dispatcher had that has been restarted."""
+        there = [name for name, assignment in self.state.enqueued.items() if assignment.dispatcher == dispatcher]
+        for name in there:
+            if (node := self.state.graph.producer(name)) is not None:
+                await self._place(node)
+
+    async def withdraw_all(self) -> None:
+        """Take back what dispatchers have; they stop it where it runs."""
+        for assignment in self.state.enqueued.values():
+            await assignment.dispatcher.tell(Done((assignment.key,)))
