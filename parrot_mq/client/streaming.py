@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from parrot_mq.bus import Bus, Delivery, fetch_text
 from parrot_mq.errors import CodecError, DeadlineExceeded, GenerationAborted
@@ -17,7 +17,7 @@ Item = TokenDelta | None
 
 async def stream_text(
     bus: Bus, tenant: str, session: str, variable: str, value: asyncio.Future[Value], timeout_s: float
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """Yield new text as it is generated, and in the end what is missing; joined, the pieces are the value.
 
     Deltas are never stored, so some may be missed: then the rest comes with the value.
@@ -28,7 +28,11 @@ async def stream_text(
         ParrotError: The variable failed; the error says why.
     """
     items: asyncio.Queue[Item] = asyncio.Queue()
-    value.add_done_callback(lambda _: items.put_nowait(None))
+
+    def on_value(_: asyncio.Future[Value]) -> None:
+        items.put_nowait(None)
+
+    value.add_done_callback(on_value)
     subject = stream_subject(tenant, session, variable)
     subscription = await bus.subscribe(subject, lambda delivery: _enqueue(items, delivery))
     yielded = ""
@@ -40,6 +44,7 @@ async def stream_text(
                 yielded += piece
                 yield piece
     finally:
+        value.remove_done_callback(on_value)
         await subscription.aclose()
     text = await fetch_text(bus, tenant, value.result())
     if not text.startswith(yielded):

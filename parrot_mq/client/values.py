@@ -28,6 +28,7 @@ class SessionValues:
         self._tenant = tenant
         self._session = session
         self._futures: dict[str, asyncio.Future[Value]] = {}
+        self._unread: set[str] = set()  # may have been set before we listened
         self._must_reread = asyncio.Event()
 
     async def start(self) -> None:
@@ -40,21 +41,24 @@ class SessionValues:
         """Stop listening; whoever still waits gets `error`."""
         self._remove_listener()
         await self._subscription.aclose()
-        self.settle(list(self._futures), error)
+        self.settle_all(error)
 
-    def expect(self, variable: str) -> asyncio.Future[Value]:
-        """The future of a variable that is not set yet: it is filled by an event alone."""
-        future = self._futures.get(variable)
-        if future is None:
-            future = self._futures[variable] = asyncio.get_running_loop().create_future()
-        return future
+    def expect(self, variable: str, *, is_new: bool) -> None:
+        """Listen for a variable; one that is new is not set yet, so that an event tells all about it."""
+        if variable in self._futures:
+            return
+        self._futures[variable] = asyncio.get_running_loop().create_future()
+        if not is_new:
+            self._unread.add(variable)
 
     async def future(self, variable: str) -> asyncio.Future[Value]:
-        """The future of any variable; one that is new here is read once, for it may be set already."""
-        if variable not in self._futures:
-            self.expect(variable)
+        """The future of any variable; unless it is known to be new it is read once, for it may be set already."""
+        self.expect(variable, is_new=False)
+        future = self._futures[variable]
+        if variable in self._unread and not future.done():
             await self._read([variable])
-        return self._futures[variable]
+        self._unread.discard(variable)
+        return future
 
     async def wait(self, variable: str, timeout_s: float) -> Value:
         """Wait for a value.
@@ -74,6 +78,10 @@ class SessionValues:
             future = self._futures.get(variable)
             if future is not None and not future.done():
                 future.set_result(value)
+
+    def settle_all(self, value: Value) -> None:
+        """Fill every future that is still open."""
+        self.settle(list(self._futures), value)
 
     async def reread(self) -> None:
         """Read again what is waited for, after every reconnect and every few seconds, until cancelled."""

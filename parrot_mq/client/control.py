@@ -1,0 +1,71 @@
+"""Requests to the coordinator about one session."""
+
+from __future__ import annotations
+
+import asyncio
+
+from parrot_mq.bus import Bus
+from parrot_mq.errors import NoResponders
+from parrot_mq.messages import (
+    CONTENT_MSGPACK,
+    HEADER_CONTENT_TYPE,
+    HEADER_SCHEMA,
+    HEADER_STATUS,
+    SCHEMA_VERSION,
+    STATUS_ERROR,
+    ErrorInfo,
+    Message,
+    SessionCancel,
+    SessionClose,
+    SessionOpen,
+    SessionReply,
+    control_subject,
+    decode,
+    encode,
+)
+
+__all__ = ["STRUCTURED", "SessionControl"]
+
+TIMEOUT_S = 30.0
+OPEN_TIMEOUT_S = 10.0
+OPEN_RETRIES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses while nobody answers: a coordinator may be just starting."""
+REMEDY = "no coordinator is running; start one with `parrot-mq up` or `parrot-mq coordinator`"
+STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_MSGPACK, HEADER_SCHEMA: SCHEMA_VERSION}
+
+
+class SessionControl:
+    """Opens, cancels, closes. Every request raises `NoResponders` if no coordinator is running."""
+
+    def __init__(self, bus: Bus, tenant: str, session: str) -> None:
+        self._bus = bus
+        self._tenant = tenant
+        self._session = session
+
+    async def open(self) -> None:
+        """Announce the session; a coordinator that is just starting gets some time."""
+        for delay_s in OPEN_RETRIES_S:
+            try:
+                await self._ask("open", SessionOpen(), OPEN_TIMEOUT_S)
+                return
+            except NoResponders:
+                await asyncio.sleep(delay_s)
+        await self._ask("open", SessionOpen(), OPEN_TIMEOUT_S)
+
+    async def cancel(self, variables: list[str]) -> int:
+        """Give up the tasks that write `variables`, or all; returns how many."""
+        return (await self._ask("cancel", SessionCancel(variables=variables))).num_cancelled
+
+    async def close(self) -> int:
+        """Give up all tasks and remove the values; returns how many tasks there were."""
+        return (await self._ask("close", SessionClose())).num_cancelled
+
+    async def _ask(self, verb: str, request: Message, timeout_s: float = TIMEOUT_S) -> SessionReply:
+        subject = control_subject(self._tenant, self._session, verb)
+        try:
+            reply = await self._bus.request(subject, encode(request), headers=STRUCTURED, timeout_s=timeout_s)
+        except NoResponders as error:
+            raise NoResponders(subject=subject, remedy=REMEDY) from error
+        if reply.headers.get(HEADER_STATUS) == STATUS_ERROR:
+            raise decode(reply.payload, ErrorInfo, reply.headers).to_error()
+        return decode(reply.payload, SessionReply, reply.headers)
