@@ -81,8 +81,20 @@ STAGES: Final[tuple[Stage, ...]] = (
             rows=13,
             rest_weight=0.03,
         ),
-        steps=1200,
+        steps=500,
         peak=0.65,
+        decay_share=0.9,
+    ),
+    Stage(
+        mixture=Mixture(
+            weights={"lookup": 0.3, "get": 2, "copy": 0.4, "larger": 5, "upper": 0.7, "join": 0.7, "equal": 6},
+            shape=RecordShape(max_bytes=440, max_fields=14, max_questions=5),
+            row_tokens=640,
+            rows=13,
+            rest_weight=0.03,
+        ),
+        steps=650,
+        peak=0.42,
         decay_share=1.0,
     ),
 )
