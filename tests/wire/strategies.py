@@ -9,11 +9,24 @@ from typing import Any
 
 import msgpack
 import msgspec
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from parrot_mq.messages import Message, wire
 
-__all__ = ["MESSAGE_TYPES", "broken", "json_documents", "messages", "messages_of", "msgpack_documents", "names"]
+__all__ = [
+    "MESSAGE_TYPES",
+    "broken",
+    "json_documents",
+    "messages",
+    "messages_of",
+    "msgpack_documents",
+    "names",
+    "unhurried",
+]
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For every property here: a busy machine is no failure."""
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

@@ -32,7 +32,15 @@ from parrot_mq.messages import (
     salvage_outputs,
 )
 from parrot_mq.messages.wire import BlobRef
-from tests.wire.strategies import MESSAGE_TYPES, broken, json_documents, messages, messages_of, msgpack_documents
+from tests.wire.strategies import (
+    MESSAGE_TYPES,
+    broken,
+    json_documents,
+    messages,
+    messages_of,
+    msgpack_documents,
+    unhurried,
+)
 
 JSON = {"Content-Type": "application/json"}
 MSGPACK = {"Content-Type": "application/msgpack"}
@@ -48,7 +56,7 @@ headers = st.sampled_from([{}, JSON, MSGPACK, {"Content-Type": "text/plain"}, {"
 
 
 @pytest.mark.parametrize("cls", MESSAGE_TYPES, ids=lambda cls: str(cls.__struct_config__.tag))
-@settings(max_examples=30, deadline=None)
+@settings(unhurried, max_examples=30)
 @given(data=st.data())
 def test_a_message_comes_back_from_msgpack_and_from_json(cls: type[Message], data: st.DataObject) -> None:
     message = data.draw(messages_of(cls))
@@ -58,7 +66,7 @@ def test_a_message_comes_back_from_msgpack_and_from_json(cls: type[Message], dat
     assert decode(encode_json(message), cls, JSON) == message
 
 
-@settings(deadline=None)
+@unhurried
 @given(message=messages)
 def test_both_forms_say_the_same(message: Message) -> None:
     assert msgpack.unpackb(encode(message)) == json.loads(encode_json(message))
@@ -102,7 +110,7 @@ def test_a_whole_number_can_stand_for_a_number() -> None:
     assert decode(json.dumps({**TASK, "timeout_s": 5}).encode(), PromptTask).timeout_s == 5.0
 
 
-@settings(deadline=None)
+@unhurried
 @given(data=st.data(), cls=classes)
 def test_what_was_decoded_can_be_encoded(data: st.DataObject, cls: type[Message]) -> None:
     """So nothing that a stranger sends fails later, when it is sent on."""
@@ -115,7 +123,7 @@ def test_what_was_decoded_can_be_encoded(data: st.DataObject, cls: type[Message]
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(unhurried, max_examples=300)
 @given(payload=st.binary(), cls=classes, headers=headers)
 def test_random_bytes_are_a_codec_error(payload: bytes, cls: type[Message], headers: dict[str, str]) -> None:
     with suppress(CodecError):
@@ -123,7 +131,7 @@ def test_random_bytes_are_a_codec_error(payload: bytes, cls: type[Message], head
     salvage_outputs(payload)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(unhurried, max_examples=300)
 @given(document=json_documents, cls=classes, headers=headers)
 def test_random_json_is_a_codec_error(document: object, cls: type[Message], headers: dict[str, str]) -> None:
     payload = json.dumps(document).encode()
@@ -132,7 +140,7 @@ def test_random_json_is_a_codec_error(document: object, cls: type[Message], head
     salvage_outputs(payload)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(unhurried, max_examples=300)
 @given(document=msgpack_documents, cls=classes)
 def test_random_msgpack_is_a_codec_error(document: object, cls: type[Message]) -> None:
     payload = msgpack.packb(document)
@@ -141,7 +149,7 @@ def test_random_msgpack_is_a_codec_error(document: object, cls: type[Message]) -
     salvage_outputs(payload)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(unhurried, max_examples=300)
 @given(data=st.data(), cls=classes)
 def test_a_message_with_a_broken_place_is_a_codec_error(data: st.DataObject, cls: type[Message]) -> None:
     payload = msgpack.packb(data.draw(messages_of(cls).flatmap(lambda message: broken(message, msgpack_documents))))
@@ -338,7 +346,7 @@ def test_outputs_of_a_malformed_task_are_found_as_far_as_they_are_names(payload:
     assert salvage_outputs(payload) == found
 
 
-@settings(deadline=None)
+@unhurried
 @given(data=st.data(), task=messages_of(PromptTask))
 def test_what_stands_beside_the_outputs_does_not_hide_them(data: st.DataObject, task: Message) -> None:
     assert isinstance(task, PromptTask)

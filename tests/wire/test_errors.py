@@ -14,7 +14,7 @@ from hypothesis import given
 from parrot_mq import errors
 from parrot_mq.errors import ParrotError, TemplateError, rebuild_error
 from parrot_mq.messages import ErrorInfo, Message, decode, encode, encode_json
-from tests.wire.strategies import messages_of
+from tests.wire.strategies import messages_of, unhurried
 
 CLASSES: list[type[ParrotError]] = [
     value
@@ -105,6 +105,7 @@ NOT_FACTS = [
 ]
 
 
+@unhurried
 @given(info=messages_of(ErrorInfo))
 def test_any_error_of_a_stranger_can_be_rebuilt(info: ErrorInfo) -> None:
     assert info.to_error().message == info.message

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from parrot_mq.errors import CodecError
 from parrot_mq.messages import Message, decode, encode_json
-from tests.wire.strategies import MESSAGE_TYPES, broken, json_documents, messages_of
+from tests.wire.strategies import MESSAGE_TYPES, broken, json_documents, messages_of, unhurried
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 GENERATOR: dict[str, Any] = runpy.run_path(str(SCHEMAS / "generate.py"))
@@ -59,7 +59,7 @@ def test_a_schema_describes_every_field(tag: str) -> None:
 
 
 @each_message
-@settings(max_examples=30, deadline=None)
+@settings(unhurried, max_examples=30)
 @given(data=st.data())
 def test_a_schema_accepts_every_message(tag: str, data: st.DataObject) -> None:
     plain = json.loads(encode_json(data.draw(messages_of(TAGS[tag]))))
@@ -69,7 +69,7 @@ def test_a_schema_accepts_every_message(tag: str, data: st.DataObject) -> None:
 
 
 @each_message
-@settings(max_examples=30, deadline=None)
+@settings(unhurried, max_examples=30)
 @given(data=st.data())
 def test_a_schema_accepts_what_the_codec_accepts(tag: str, data: st.DataObject) -> None:
     plain = data.draw(messages_of(TAGS[tag]).flatmap(lambda message: broken(message, json_documents)))

@@ -28,7 +28,7 @@ from parrot_mq.messages import (
     variable_subject,
     worker_address,
 )
-from tests.wire.strategies import names
+from tests.wire.strategies import names, unhurried
 
 Builder = Callable[..., str]
 
@@ -85,6 +85,7 @@ def test_the_subjects_are_those_of_the_page() -> None:
     assert worker_address("w") == "w/worker"
 
 
+@unhurried
 @given(tenant=names, session=names, last=names)
 def test_what_was_built_can_be_read(tenant: str, session: str, last: str) -> None:
     parts = (tenant, session, last)
@@ -124,6 +125,7 @@ def test_a_subject_of_another_kind_is_an_invalid_name(parse: Callable[[str], obj
         parse(subject)
 
 
+@unhurried
 @given(subject=st.text())
 def test_no_text_is_worse_than_an_invalid_name(subject: str) -> None:
     for parse in (parse_variable, parse_task, parse_control):

@@ -18,13 +18,14 @@ from parrot_mq.messages import (
     encode_json,
     encode_text,
 )
-from tests.wire.strategies import messages_of
+from tests.wire.strategies import messages_of, unhurried
 
 DIGEST = "ab" * 32
 ERROR_HEADER = {"Pmq-Status": "error"}
 BLOB_HEADER = {"Pmq-Blob": DIGEST}
 
 
+@unhurried
 @given(text=st.text())
 def test_a_text_comes_back(text: str) -> None:
     payload, headers = encode_text(text)
@@ -33,6 +34,7 @@ def test_a_text_comes_back(text: str) -> None:
     assert decode_value(payload, {}) == text
 
 
+@unhurried
 @given(ref=messages_of(BlobRef))
 def test_a_claim_check_comes_back(ref: BlobRef) -> None:
     payload, headers = encode_blob_ref(ref)
@@ -41,6 +43,7 @@ def test_a_claim_check_comes_back(ref: BlobRef) -> None:
     assert decode_value(encode_json(ref), {"Pmq-Blob": ref.digest}) == ref
 
 
+@unhurried
 @given(info=messages_of(ErrorInfo))
 def test_an_error_comes_back(info: ErrorInfo) -> None:
     payload, headers = encode_error(info)
@@ -94,6 +97,7 @@ def test_a_value_of_another_schema_version_is_an_error() -> None:
     assert value.code == "unsupported_schema_version"
 
 
+@unhurried
 @given(
     payload=st.binary(),
     headers=st.dictionaries(st.sampled_from(["Pmq-Status", "Pmq-Blob", "Pmq-Schema", "Content-Type"]), st.text()),
