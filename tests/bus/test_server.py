@@ -109,7 +109,10 @@ async def test_a_program_that_is_no_server_shows_its_last_words(
 
 async def test_it_stops_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent = await asyncio.to_thread(
-        subprocess.Popen, [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE
+        subprocess.Popen,
+        [sys.executable, "-c", PARENT, str(tmp_path / "store")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert parent.stdout is not None
     try:
