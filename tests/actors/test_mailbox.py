@@ -71,6 +71,21 @@ async def test_cancelled_put_puts_nothing_and_passes_its_slot_on() -> None:
     mailbox.check_integrity()
 
 
+async def test_sender_that_was_cancelled_and_has_not_run_since_gets_no_slot() -> None:
+    mailbox = _make_mailbox(1)
+    mailbox.put_nowait(1)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(mailbox.put(2))
+        second = group.create_task(mailbox.put(3))
+        await settle()
+        first.cancel()
+        mailbox.get_nowait()
+        await second
+    assert first.cancelled()
+    assert mailbox.get_nowait() == 3
+    mailbox.check_integrity()
+
+
 async def test_cancelled_get_takes_nothing() -> None:
     mailbox = _make_mailbox(1)
     async with asyncio.TaskGroup() as group:

@@ -57,8 +57,13 @@ class MailboxMachine(RuleBasedStateMachine):
     async def _put_nowait(self, item: int) -> None:
         self.mailbox.put_nowait(item)
 
-    @rule()
-    def begin_put(self) -> None:
+    @rule(num=st.integers(1, 4))
+    def begin_puts(self, num: int) -> None:
+        for _ in range(num):
+            self._begin_put()
+            self._collect()
+
+    def _begin_put(self) -> None:
         self.number += 1
         self.tasks[self.number] = self.loop.create_task(self.mailbox.put(self.number))
         self._turn()
@@ -70,7 +75,7 @@ class MailboxMachine(RuleBasedStateMachine):
             self.waiting.append(self.number)
 
     @precondition(lambda self: self.reader is None)
-    @rule(acts=st.lists(st.one_of(st.just("take"), st.integers(0, 5)), min_size=1, max_size=6))
+    @rule(acts=st.lists(st.one_of(st.just("take"), st.integers(0, 3)), min_size=1, max_size=6))
     def take_and_cancel_within_a_turn(self, acts: list[str | int]) -> None:
         """Slots are granted and senders (by their place) cancelled in any order, before any sender runs."""
         self._turn()
@@ -146,6 +151,12 @@ class MailboxMachine(RuleBasedStateMachine):
         assert not any(self.tasks[number].done() for number in self.waiting)
 
     def teardown(self) -> None:
+        try:
+            self._drain()
+        finally:
+            self.loop.close()
+
+    def _drain(self) -> None:
         """What is left comes out in the order of the model, and then nothing waits."""
         if self.reader is not None:
             self.reader.cancel()
@@ -155,7 +166,6 @@ class MailboxMachine(RuleBasedStateMachine):
             self._grant()
             self._turn()
         assert all(task.done() for task in self.tasks.values())
-        self.loop.close()
 
 
 TestMailboxMachine = MailboxMachine.TestCase
