@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from parrot_mq.bus.base import Bus, Stored
+from parrot_mq.bus.base import NO_HEADERS, Bus, Stored
 from parrot_mq.errors import ParrotError, SubjectTaken, VariableAlreadySet
 from parrot_mq.messages import (
     HEADER_PRODUCER,
@@ -51,7 +51,9 @@ async def fail_variable(
         return False
 
 
-async def _publish(bus: Bus, address: VariableAddress, payload: bytes, headers: dict[str, str], producer: str) -> Stored:
+async def _publish(
+    bus: Bus, address: VariableAddress, payload: bytes, headers: dict[str, str], producer: str
+) -> Stored:
     if producer:
         headers = {**headers, HEADER_PRODUCER: producer}
     try:
@@ -78,7 +80,8 @@ async def fetch_text(bus: Bus, tenant: str, value: Value) -> str:
         case str():
             return value
         case BlobRef():
-            return (await bus.get_blob(tenant, value.digest)).decode()
+            plain = decode_value(await bus.get_blob(tenant, value.digest), NO_HEADERS)  # an error if it is no text
+            return await fetch_text(bus, tenant, plain)
         case ErrorInfo():
             error: ParrotError = value.to_error()
             raise error

@@ -18,10 +18,21 @@ from parrot_mq.bus import Bus, Delivery, MemoryBus, MemoryServer
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.errors import EngineFailure, ParrotError
-from parrot_mq.messages import STREAM_DEAD, STREAM_TASKS, STREAM_VARS, DeadTask, TaskEvent, decode, parse_variable
+from parrot_mq.messages import STREAM_DEAD, STREAM_TASKS, STREAM_VARS, DeadTask, TaskEvent, decode
 from tests.coordinator.holding_engine import Gate, HoldingEngine
 
-__all__ = ["FAST", "WAIT_S", "Process", "Service", "answer", "eventually", "expected", "raised_by", "running_service"]
+__all__ = [
+    "FAST",
+    "WAIT_S",
+    "Process",
+    "Service",
+    "answer",
+    "eventually",
+    "expected",
+    "make_engine",
+    "raised_by",
+    "running_service",
+]
 
 WAIT_S = 20.0
 """Longest wait for something that has to happen."""
@@ -40,6 +51,11 @@ def answer(request: GenerationRequest) -> str:
     if "FAIL" in request.prompt:
         raise EngineFailure(cause="the prompt says so")
     return expected(request.prompt)
+
+
+def make_engine(write: Callable[[GenerationRequest], str], **settings: Any) -> ScriptedEngine:
+    """A scripted engine that takes prompts of any length."""
+    return ScriptedEngine(write, max_context_tokens=1_000_000_000, **{"tokens_per_step": 1_000, **settings})
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = WAIT_S) -> None:
@@ -142,7 +158,9 @@ class Service:
         self, name: str = "worker", engine: Callable[[], Engine] | None = None, **settings: Any
     ) -> Process:
         """Start a worker with a scripted engine, or with another one."""
-        settings = {"heartbeat_s": 0.05, **settings}
+        num_slots = settings.setdefault("num_slots", 64)
+        engine = engine or (lambda: make_engine(answer, num_slots=num_slots))
+        settings.setdefault("heartbeat_s", 0.05)
         connection = MemoryBus(self.server)
         process = Process(connection, lambda bus: scripted_worker(bus, answer, name=name, engine=engine, **settings))
         await process.start(self.group)
@@ -152,7 +170,7 @@ class Service:
     async def add_holding_worker(self, name: str = "worker", *, gate: Gate, num_slots: int = 16) -> Process:
         """Start a worker that keeps prompts with HOLD in them until the gate is opened."""
         return await self.add_worker(
-            name, lambda: HoldingEngine(ScriptedEngine(answer, num_slots=num_slots), gate), drain_s=0.2
+            name, lambda: HoldingEngine(make_engine(answer, num_slots=num_slots), gate), drain_s=0.2
         )
 
     # -- what is seen ------------------------------------------------------------------------------------------------
@@ -208,8 +226,3 @@ async def running_service(
             yield service
         finally:
             await service.stop()
-
-
-def variable_of(subject: str) -> str:
-    """The variable that a subject is about."""
-    return parse_variable(subject).variable

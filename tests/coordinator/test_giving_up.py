@@ -236,12 +236,12 @@ async def test_a_session_that_is_closed_takes_no_calls_and_gives_no_values(is_na
 
 async def test_the_name_of_a_closed_session_may_be_used_again_with_the_same_variables() -> None:
     async with running_service() as service:
-        for round in range(5):
+        for number in range(5):
             async with program(service, "demo") as run:
                 await run.run("{{x}}{{out}}", reads={"x": ref("x")})
                 await run.run("{{x}}{{out}}", reads={"x": ref("never")}, writes="cancelled")
-                await run.set("x", str(round))
-                assert await run.get("out") == expected(str(round))
+                await run.set("x", str(number))
+                assert await run.get("out") == expected(str(number))
                 await run.session.close()
         await eventually(service.is_all_done)
         assert service.num_stored["demo.out"] == 5

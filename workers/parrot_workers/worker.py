@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 from parrot_mq.actors import Actor
-from parrot_mq.bus import Bus, Delivery, fail_variable, fetch_text, set_variable
-from parrot_mq.errors import GenerationAborted, ParrotError, TaskCancelled, VariableAlreadySet
+from parrot_mq.bus import Bus, Delivery
+from parrot_mq.errors import ConnectionClosed, GenerationAborted, ParrotError, TaskCancelled
 from parrot_mq.messages import (
     COORDINATOR_STARTED,
     REGISTRY_ADDRESS,
     Assign,
     Assigned,
-    BlobRef,
     CancelGenerations,
     ErrorInfo,
     Generation,
     GenerationsReturned,
-    TaskEvent,
-    TokenDelta,
-    VariableAddress,
     WorkerStatus,
-    encode,
-    event_subject,
-    stream_subject,
 )
-from parrot_mq.messages.wire import EventKind
-from parrot_mq.types import SessionId, TenantId, VariableId
 from parrot_workers.bridge import EngineThread
 from parrot_workers.config import WorkerConfig
-from parrot_workers.engine.base import Delta, Engine, EngineEvent, Failed, Finished, GenerationRequest, Started
+from parrot_workers.engine.base import Delta, Engine, EngineEvent, Failed, Finished, Started
+from parrot_workers.prompts import Prompts
+from parrot_workers.reports import Reports
 
 __all__ = ["ACCEPTS", "Drain", "WorkerActor"]
 
@@ -50,8 +42,8 @@ class Drain:
 class WorkerActor(Actor):
     """Runs the generations that a coordinator assigns, on one engine.
 
-    A value is stored before the generation leaves `running`, so a worker never says that it is done before it is. If the
-    engine breaks, the actor fails and starts again with a new engine; the coordinator assigns again what it had.
+    A value is stored before the generation leaves `running`, so a worker never says that it is done before it is. If
+    the engine breaks, the actor fails and starts again with a new engine; the coordinator assigns again what it had.
 
     Delivery: a generation that comes twice runs once; its variable is written once whoever else runs it.
     """
@@ -62,6 +54,7 @@ class WorkerActor(Actor):
         self._factory = factory
         self._state: Literal["loading", "ready", "draining", "stopped"] = "loading"
         self._running: dict[str, Generation] = {}
+        self._preparing: set[str] = set()  # of these, those that the engine has not got
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._num_slots = config.num_slots
@@ -70,6 +63,7 @@ class WorkerActor(Actor):
     async def on_start(self) -> None:
         """Load the model; heartbeats go out meanwhile."""
         self._registry = self.context.system.remote(REGISTRY_ADDRESS)
+        self._reports = Reports(self._bus, self._config.worker_id, self.context.clock)
         self.context.run(self._beat(), name="heartbeat")
         self._stack = AsyncExitStack()
         try:
@@ -85,15 +79,17 @@ class WorkerActor(Actor):
         await self._become("ready")
 
     async def on_stop(self) -> None:
-        await self._become("stopped")
-        await self._stack.aclose()
+        try:
+            await self._become("stopped")
+        finally:
+            await self._stack.aclose()
 
     async def receive(self, message: object) -> object:
         match message:
             case Assign():
                 return self._accept(message)
             case CancelGenerations(keys=keys):
-                self._engine.cancel(keys)
+                self._cancel(keys)
             case Drain():
                 await self._become("draining")
                 self.context.run(self._drain(), name="drain")
@@ -130,30 +126,32 @@ class WorkerActor(Actor):
     def _accept(self, assign: Assign) -> Assigned:
         if self._state != "ready":
             return Assigned(refused=[generation.key for generation in assign.generations])
-        new = [generation for generation in assign.generations if generation.key not in self._running]
-        self._running.update((generation.key, generation) for generation in new)
-        self._is_idle.clear()
-        self.context.run(self._begin(assign.segments, new), name=f"begin:{assign.batch}")
+        new = {each.key: each for each in assign.generations if each.key not in self._running}
+        if new:
+            self._running.update(new)
+            self._preparing.update(new)
+            self._is_idle.clear()
+            self.context.run(
+                self._begin(Prompts(self._bus, assign.segments), list(new.values())), name=f"begin:{assign.batch}"
+            )
         return Assigned()
 
-    async def _begin(self, segments: list[str | BlobRef], generations: list[Generation]) -> None:
-        texts = dict(enumerate(segments))
+    def _cancel(self, keys: list[str]) -> None:
+        for key in self._preparing.intersection(keys):
+            self._forget(self._running[key])
+        self._engine.cancel(keys)
+
+    async def _begin(self, prompts: Prompts, generations: list[Generation]) -> None:
         requests = []
         for generation in generations:
             try:
-                prompt = "".join([await self._text(texts, index, generation.tenant) for index in generation.prompt])
-            except ParrotError as error:
-                await self._store_error(generation, error)
-            else:
-                requests.append(_to_request(generation, prompt))
+                requests.append(await prompts.read(generation))
+            except Exception as error:
+                await self._end(generation, error)
+        requests = [request for request in requests if request.key in self._preparing]  # not cancelled meanwhile
+        self._preparing.difference_update(generation.key for generation in generations)
         if requests:
             await self._engine.submit(requests)
-
-    async def _text(self, texts: dict[int, str | BlobRef], index: int, tenant: str) -> str:
-        text = texts[index]
-        if not isinstance(text, str):
-            text = texts[index] = await fetch_text(self._bus, tenant, text)
-        return text
 
     async def _read_events(self) -> None:
         async for events in self._engine.events():
@@ -165,42 +163,41 @@ class WorkerActor(Actor):
         if generation is None:
             return
         match event:
-            case Started(num_prompt_tokens=num_prompt, num_shared_tokens=num_shared):
-                await self._tell(generation, "started", num_prompt_tokens=num_prompt, num_shared_tokens=num_shared)
-            case Delta(text=text, offset=offset):
-                subject = stream_subject(generation.tenant, generation.session, generation.variable)
-                delta = TokenDelta(attempt=generation.attempt, offset=offset, text=text)
-                await self._bus.publish(subject, encode(delta))
+            case Started():
+                await self._reports.started(generation, event)
+            case Delta():
+                await self._reports.delta(generation, event)
             case Finished():
-                self.context.run(self._store(generation, event), name=f"store:{event.key}")
+                self.context.run(self._finish(generation, event), name=f"finish:{event.key}")
             case Failed(error=TaskCancelled()):
                 self._forget(generation)
-            case Failed(error=error) if error.retryable:
-                await self._give_back([generation], error)
             case Failed(error=error):
-                self.context.run(self._store_error(generation, error), name=f"store:{event.key}")
+                self.context.run(self._end(generation, error), name=f"end:{event.key}")
 
     # -- results -----------------------------------------------------------------------------------------------------
 
-    async def _store(self, generation: Generation, finished: Finished) -> None:
-        try:
-            await set_variable(self._bus, _address(generation), finished.text, producer=self._config.worker_id)
-        except VariableAlreadySet:
-            self.context.log.info("result_not_needed", variable=generation.variable, session=generation.session)
-        else:
-            await self._tell(
-                generation,
-                "finished",
-                num_prompt_tokens=finished.num_prompt_tokens,
-                num_shared_tokens=finished.num_shared_tokens,
-                num_output_tokens=finished.num_output_tokens,
-            )
-        self._forget(generation)
+    async def _finish(self, generation: Generation, finished: Finished) -> None:
+        await self._settle(generation, lambda: self._reports.value(generation, finished))
 
-    async def _store_error(self, generation: Generation, error: ParrotError) -> None:
-        self.context.log.warning("generation_failed", variable=generation.variable, error=error.message)
-        await fail_variable(self._bus, _address(generation), error, producer=self._config.worker_id)
-        self._forget(generation)
+    async def _end(self, generation: Generation, error: Exception) -> None:
+        """Say why there is no value; what may go better another time is given back."""
+        if isinstance(error, ConnectionClosed):
+            raise error
+        if isinstance(error, ParrotError) and error.retryable:
+            await self._give_back([generation], error)
+        else:
+            await self._settle(generation, lambda: self._reports.error(generation, error))
+
+    async def _settle(self, generation: Generation, report: Callable[[], Awaitable[None]]) -> None:
+        """Store a result, and only then forget the generation; if the server refuses it, give it back."""
+        try:
+            await report()
+        except ConnectionClosed:
+            raise
+        except ParrotError as error:
+            await self._give_back([generation], error)
+        else:
+            self._forget(generation)
 
     async def _give_back(self, generations: list[Generation], reason: ParrotError) -> None:
         for generation in generations:
@@ -216,29 +213,9 @@ class WorkerActor(Actor):
 
     def _forget(self, generation: Generation) -> None:
         self._running.pop(generation.key, None)
+        self._preparing.discard(generation.key)
         if not self._running:
             self._is_idle.set()
-
-    async def _tell(
-        self,
-        generation: Generation,
-        kind: EventKind,
-        *,
-        num_prompt_tokens: int,
-        num_shared_tokens: int,
-        num_output_tokens: int = 0,
-    ) -> None:
-        event = TaskEvent(
-            kind=kind,
-            task=generation.task,
-            variable=generation.variable,
-            at=self.context.clock.now(),
-            worker=self._config.worker_id,
-            num_prompt_tokens=num_prompt_tokens,
-            num_shared_tokens=num_shared_tokens,
-            num_output_tokens=num_output_tokens,
-        )
-        await self._bus.publish(event_subject(generation.tenant, generation.session, kind), encode(event))
 
     # -- drain -------------------------------------------------------------------------------------------------------
 
@@ -253,25 +230,3 @@ class WorkerActor(Actor):
             await self._give_back(left, GenerationAborted(f"worker {self._config.worker_id!r} is stopped"))
         await self._become("stopped")
         self.context.stop()
-
-
-def _to_request(generation: Generation, prompt: str) -> GenerationRequest:
-    return GenerationRequest(
-        key=generation.key,
-        prompt=prompt,
-        sampling=generation.sampling,
-        seed=_seed(generation),
-        prefix_hashes=tuple(generation.prefix_hashes),
-        deadline=generation.deadline,
-    )
-
-
-def _seed(generation: Generation) -> int:
-    """The task's own seed, or one made of its address: the same at every attempt and on every worker."""
-    if generation.sampling.seed is not None:
-        return generation.sampling.seed
-    return int.from_bytes(hashlib.blake2b(generation.key.encode(), digest_size=8).digest())
-
-
-def _address(generation: Generation) -> VariableAddress:
-    return VariableAddress(TenantId(generation.tenant), SessionId(generation.session), VariableId(generation.variable))
