@@ -179,6 +179,8 @@ class Cell:
             life.request_stop()
             await asyncio.wait({task}, timeout=self.spec.stop_timeout_s)
         if life.phase is not Phase.ENDING and not life.is_cancelled:
+            if life.phase is Phase.RECEIVING:
+                log.warning("actor_stop_timed_out", actor=self.address, stop_timeout_s=self.spec.stop_timeout_s)
             life.is_cancelled = True  # a second cancellation would interrupt the clean-up that the first one began
             task.cancel()
         await asyncio.wait({task})

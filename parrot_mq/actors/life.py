@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from structlog.contextvars import bind_contextvars
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from parrot_mq.actors._tasks import task_group
 from parrot_mq.actors.actor import Actor, ActorContext
@@ -76,6 +76,7 @@ class Life:
             self.phase = Phase.ENDING
             return
         self.phase = Phase.STARTING
+        clear_contextvars()  # those of whoever spawned it
         bind_contextvars(actor=self._cell.address)
         actor = self._cell.spec.factory()
         actor.context = self._make_context()
@@ -88,6 +89,9 @@ class Life:
                     # Also after a failure: before 3.11.6 an aborting group waits for tasks begun since.
                     self.phase = Phase.ENDING
                     self._cancel_tasks()
+        except Exception as error:
+            self.settle(error)  # the asker need not wait for what follows
+            raise
         finally:
             await self._end(actor)
 

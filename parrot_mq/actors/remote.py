@@ -156,6 +156,7 @@ class Endpoint:
         """
         subject = actor_subject(self._runtime.node, self._cell.spec.name)
         self._subscription = await self._bus.subscribe(subject, self._handle)
+        self._runtime.create_task(self._watch(self._subscription), name=f"{self._cell.address}:subscription")
 
     async def close(self) -> None:
         """Unsubscribe. May be called twice."""
@@ -164,6 +165,12 @@ class Endpoint:
                 await self._subscription.aclose()
             except ParrotError as error:
                 log.warning("actor_unsubscribe_failed", actor=self._cell.address, error=str(error))
+
+    async def _watch(self, subscription: Subscription) -> None:
+        try:
+            await subscription.wait_closed()
+        except ParrotError as error:
+            log.error("actor_unreachable", actor=self._cell.address, error=str(error))
 
     async def _handle(self, delivery: Delivery) -> None:
         try:

@@ -135,6 +135,20 @@ async def test_other_errors_fail_the_actor_and_tell_the_asker_why() -> None:
         await recorder.wait_stopped()
 
 
+async def test_asker_learns_of_a_failure_before_the_actor_has_ended() -> None:
+    gate = asyncio.Event()
+
+    class Slow(Recorder):
+        async def on_stop(self) -> None:
+            await gate.wait()
+
+    async with ActorSystem("node") as system:
+        slow = await system.spawn(Slow, name="slow", restart=RestartPolicy.TEMPORARY)
+        with pytest.raises(ActorFailed):
+            await slow.ask("crash", timeout_s=1)
+        gate.set()
+
+
 async def test_cancelled_error_that_nobody_caused_fails_the_actor() -> None:
     """Awaiting something that was cancelled is a failure; taken for a cancellation it would end the actor silently."""
 

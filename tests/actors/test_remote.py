@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
+from typing import Any
 
 import pytest
 
@@ -150,6 +152,18 @@ async def test_messages_sent_during_a_restart_wait_for_it(open_a_bus: OpenBus, n
         await remote.tell(Do(what="crash"))
         await remote.tell(Say(text="after"))
         assert await remote.ask(Recall(), timeout_s=5) == Said(texts=["after"])
+
+
+async def test_loss_of_the_subscription_is_logged(
+    open_a_bus: OpenBus, node: str, logs: list[MutableMapping[str, Any]]
+) -> None:
+    """Nothing else would tell why an actor that runs is reached by nobody."""
+    async with two_systems(open_a_bus, node) as (system, _):
+        parrot = await spawn_parrot(system)
+        assert system.bus is not None
+        await system.bus.aclose()
+        await parrot.ask(Recall(), timeout_s=5)
+    assert [event["actor"] for event in logs if event["event"] == "actor_unreachable"] == [f"{node}/parrot"]
 
 
 async def test_actor_may_stop_itself_while_it_answers(open_a_bus: OpenBus, node: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+import structlog
 
 from parrot_mq.actors import Actor, ActorState, ActorSystem, Supervision
 from parrot_mq.errors import (
@@ -140,6 +141,18 @@ async def test_statistics_tell_how_actors_stand() -> None:
         (statistics,) = system.statistics().actors
     assert (statistics.address, statistics.state) == ("node/recorder", ActorState.RUNNING)
     assert (statistics.num_handled, statistics.num_restarts, statistics.mailbox.capacity) == (1, 0, 8)
+
+
+async def test_context_of_whoever_spawns_is_not_the_actors() -> None:
+    """An actor lives longer than the request that spawned it; its logs must not carry that request's fields."""
+
+    async def look(_: Recorder) -> dict[str, Any]:
+        return structlog.contextvars.get_contextvars()
+
+    with structlog.contextvars.bound_contextvars(request="of the spawner"):
+        async with ActorSystem("node") as system:
+            recorder = await system.spawn(Recorder, name="recorder")
+            assert await recorder.ask(look, timeout_s=1) == {"actor": "node/recorder"}
 
 
 async def test_messages_are_logged_only_for_debugging(logs: list[MutableMapping[str, Any]]) -> None:

@@ -38,13 +38,14 @@ async def test_message_being_handled_is_finished() -> None:
         assert await asker is None
 
 
-async def test_message_that_takes_too_long_is_cancelled() -> None:
+async def test_message_that_takes_too_long_is_cancelled(logs: list[MutableMapping[str, Any]]) -> None:
     async with ActorSystem("node") as system, asyncio.TaskGroup() as group:
         recorder = await system.spawn(Recorder, name="recorder", stop_timeout_s=0.01)
         asker = group.create_task(ask_for_error(recorder, asyncio.Event()))
         await settle()
         await recorder.stop()
         assert isinstance(await asker, ActorStopped)
+    assert "actor_stop_timed_out" in {event["event"] for event in logs}
 
 
 async def test_asks_still_queued_are_answered_with_actor_stopped() -> None:
