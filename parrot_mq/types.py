@@ -69,12 +69,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
         temperature: 0 takes the likeliest token at each step; larger is more varied.
         top_p: Keep the likeliest tokens whose probabilities sum to this.
         top_k: Keep this many of the likeliest tokens; 0 keeps all.
-        seed: Makes sampling repeatable; without it the task's id is the seed.
+        seed: Makes sampling repeatable, 64 bits; without it the address of the output (tenant, session, variable) is
+            hashed.
     """
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
     stop: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=256)], ...] = ()
     temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
-    seed: int | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None

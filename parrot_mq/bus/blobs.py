@@ -11,12 +11,11 @@ from parrot_mq.bus.backoff import Backoff
 from parrot_mq.bus.base import Bus, Delivery
 from parrot_mq.bus.tasks import for_each
 from parrot_mq.errors import BlobMissing
-from parrot_mq.messages.subjects import STREAM_BLOBS, blob_subject
+from parrot_mq.messages.subjects import HEADER_CHUNKS, STREAM_BLOBS, blob_subject
 
-__all__ = ["CHUNK_BYTES", "HEADER_CHUNKS", "get_blob", "put_blob"]
+__all__ = ["CHUNK_BYTES", "get_blob", "put_blob"]
 
 CHUNK_BYTES = 128 * 1024
-HEADER_CHUNKS = "Pmq-Chunks"
 _NUM_WRITERS = 16
 _LATE_REPLICA_S = 0.4
 

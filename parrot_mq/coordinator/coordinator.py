@@ -41,6 +41,7 @@ from parrot_mq.messages import (
     WorkerStatus,
     decode,
     encode,
+    encode_json,
     encode_error,
     parse_control,
 )
@@ -130,7 +131,7 @@ class CoordinatorActor(Actor):
 
     async def _answer(self, delivery: Delivery) -> None:
         try:
-            reply, headers = encode(await self._control_session(delivery)), _NO_HEADERS
+            reply, headers = encode_json(await self._control_session(delivery)), _NO_HEADERS
         except ParrotError as error:
             reply, headers = encode_error(error)
         if delivery.reply:

@@ -84,7 +84,7 @@ class Events:
     async def _send(self, address: TaskAddress, event: TaskEvent) -> None:
         subject = event_subject(address.tenant, address.session, event.kind)
         try:
-            await self._bus.publish(subject, encode(event))
+            await self._bus.publish(subject, encode_json(event))
         except ConnectionClosed:
             raise
         except ParrotError as error:

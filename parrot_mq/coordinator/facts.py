@@ -21,7 +21,7 @@ from parrot_mq.messages import (
     dead_subject,
     decode,
     decode_value,
-    encode,
+    encode_json,
     encode_json,
     parse_task,
     parse_variable,
@@ -191,7 +191,7 @@ class Facts:
         record = _readable(delivery)[:MAX_RECORD_CHARACTERS] if delivery is not None else ""
         reason = ErrorInfo.from_error(error)
         dead = DeadTask(session=address.session, task=address.task, reason=reason, record=record)
-        await self._bus.publish_once(dead_subject(address.tenant, address.task), encode(dead))
+        await self._bus.publish_once(dead_subject(address.tenant, address.task), encode_json(dead))
         log.warning("task_rejected", session=address.session, task=address.task, error=error.message)
         await self.settle(address)
 

@@ -36,13 +36,13 @@ _MAX_SHOWN = 200
 
 
 def encode(message: Message) -> bytes:
-    """Encode as msgpack, the form that processes of this project send."""
+    """Encode as msgpack: the form between processes of this project."""
     packed: bytes = msgpack.packb(msgspec.to_builtins(message), use_bin_type=True)
     return packed
 
 
 def encode_json(message: Message) -> bytes:
-    """Encode as JSON (UTF-8), the form that people and other languages read."""
+    """Encode as JSON (UTF-8): the form of everything that programs in other languages, and people, read."""
     return msgspec.json.encode(message)
 
 

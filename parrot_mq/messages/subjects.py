@@ -17,6 +17,7 @@ __all__ = [
     "CONTENT_MSGPACK",
     "CONTENT_TEXT",
     "HEADER_BLOB",
+    "HEADER_CHUNKS",
     "HEADER_CONTENT_TYPE",
     "HEADER_PRODUCER",
     "HEADER_SCHEMA",
@@ -52,6 +53,7 @@ STREAM_TASKS: Final = "PMQ_TASKS"
 STREAM_BLOBS: Final = "PMQ_BLOBS"
 STREAM_DEAD: Final = "PMQ_DEAD"
 
+HEADER_CHUNKS: Final = "Pmq-Chunks"
 HEADER_CONTENT_TYPE: Final = "Content-Type"
 HEADER_STATUS: Final = "Pmq-Status"
 HEADER_BLOB: Final = "Pmq-Blob"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from parrot_mq.errors import MalformedMessage, ParrotError
-from parrot_mq.messages.codec import decode, encode
+from parrot_mq.messages.codec import decode, encode_json
 from parrot_mq.messages.subjects import (
-    CONTENT_MSGPACK,
+    CONTENT_JSON,
     CONTENT_TEXT,
     HEADER_BLOB,
     HEADER_CONTENT_TYPE,
@@ -36,13 +36,13 @@ def encode_text(text: str) -> Encoded:
 
 def encode_blob_ref(ref: BlobRef) -> Encoded:
     """Payload and headers of a claim check."""
-    return encode(ref), {**_STRUCTURED, HEADER_BLOB: ref.digest}
+    return encode_json(ref), {**_STRUCTURED, HEADER_BLOB: ref.digest}
 
 
 def encode_error(error: BaseException | ErrorInfo) -> Encoded:
     """Payload and headers of a failure."""
     info = error if isinstance(error, ErrorInfo) else ErrorInfo.from_error(error)
-    return encode(info), {**_STRUCTURED, HEADER_STATUS: STATUS_ERROR}
+    return encode_json(info), {**_STRUCTURED, HEADER_STATUS: STATUS_ERROR}
 
 
 def decode_value(payload: bytes, headers: Mapping[str, str]) -> Value:
@@ -60,4 +60,4 @@ def decode_value(payload: bytes, headers: Mapping[str, str]) -> Value:
         return ErrorInfo.from_error(error)
 
 
-_STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_MSGPACK, HEADER_SCHEMA: SCHEMA_VERSION}
+_STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_JSON, HEADER_SCHEMA: SCHEMA_VERSION}

@@ -13,7 +13,7 @@ from parrot_mq.messages import (
     TaskEvent,
     TokenDelta,
     VariableAddress,
-    encode,
+    encode_json,
     event_subject,
     stream_subject,
 )
@@ -98,7 +98,7 @@ class Reports:
 
     async def _publish(self, subject: str, message: Message) -> None:
         try:
-            await self._bus.publish(subject, encode(message))
+            await self._bus.publish(subject, encode_json(message))
         except ConnectionClosed:
             raise
         except ParrotError as error:  # too large, say; nothing depends on it

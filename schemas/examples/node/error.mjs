@@ -1,10 +1,8 @@
 // Errors are values: whatever goes wrong with a task is published on its outputs. This template is wrong.
-import { decode } from "@msgpack/msgpack";
 import { connect } from "@nats-io/transport-node";
 
 const session = process.argv[2] ?? "demo";
 const nc = await connect({ servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222" });
-const read = (message) => (message.data[0] === 0x7b ? message.json() : decode(message.data)); // 0x7b is "{"
 
 const results = nc.subscribe(`pmq.default.set.${session}.summary`, { max: 1 });
 await nc.flush();
@@ -18,7 +16,7 @@ nc.publish(`pmq.default.task.${session}.summary-1`, JSON.stringify(task));
 
 for await (const message of results) {
   if (message.headers?.get("Pmq-Status") === "error") {
-    console.log(JSON.stringify({ error: read(message) }));
+    console.log(JSON.stringify({ error: message.json() }));
   } else {
     console.log(JSON.stringify({ summary: message.string() }));
   }

@@ -1,11 +1,9 @@
 // Read a variable that may be a claim check.
 import { createHash } from "node:crypto";
-import { decode } from "@msgpack/msgpack";
 import { connect } from "@nats-io/transport-node";
 
 const session = process.argv[2] ?? "demo";
 const nc = await connect({ servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222" });
-const read = (message) => (message.data[0] === 0x7b ? message.json() : decode(message.data)); // 0x7b is "{"
 
 async function get(stream, subject) {
   const message = await nc.request(`$JS.API.DIRECT.GET.${stream}.${subject}`, "", { timeout: 5000 });
@@ -16,7 +14,7 @@ async function get(stream, subject) {
 async function getText(variable) {
   const message = await get("PMQ_VARS", `pmq.default.var.${session}.${variable}`);
   if (!message.headers?.get("Pmq-Blob")) return message.string();
-  const { digest } = read(message);
+  const { digest } = message.json();
   const first = await get("PMQ_BLOBS", `pmq.default.blob.${digest}.0`);
   const chunks = [first.data];
   for (let index = 1; index < Number(first.headers.get("Pmq-Chunks")); index++) {

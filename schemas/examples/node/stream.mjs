@@ -1,16 +1,14 @@
 // See a text while it is generated.
-import { decode } from "@msgpack/msgpack";
 import { connect } from "@nats-io/transport-node";
 
 const session = process.argv[2] ?? "demo";
 const nc = await connect({ servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222" });
-const read = (message) => (message.data[0] === 0x7b ? message.json() : decode(message.data)); // 0x7b is "{"
 
 let seen = []; // Unicode code points, as `offset` counts them; "🦜".length is 2, [..."🦜"].length is 1
 nc.subscribe(`pmq.default.stream.${session}.story`, {
   callback: (error, message) => {
     if (error) return;
-    const { offset, text } = read(message);
+    const { offset, text } = message.json();
     if (offset > seen.length) return; // something was missed: the value will have it
     const news = [...text].slice(seen.length - offset); // what a second attempt repeats is known already
     seen = [...seen, ...news];
