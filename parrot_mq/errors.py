@@ -14,9 +14,9 @@
                                 SubjectTaken, PayloadTooLarge, BlobMissing, ConsumerTakenOver, ServerStartFailed
       WorkerError               CapacityExhausted, ContextLengthExceeded, GenerationAborted, EngineFailure
 
-An error takes facts, keeps them as attributes and writes its own sentence. `code` names its class on
-the wire and `retryable` says whether trying again can help; `messages.ErrorInfo` carries both, and `rebuild_error` gives
-back the same class.
+An error takes facts, keeps them as attributes and writes its own sentence. `code` names its class on the wire and
+`retryable` says whether trying again can help; `messages.ErrorInfo` carries both, and `rebuild_error` gives back the
+same class.
 """
 
 from __future__ import annotations
@@ -546,9 +546,12 @@ class PayloadTooLarge(TransportError, ValueError):
 
     def __init__(self, *, subject: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"the message for {subject!r} has {size_bytes} bytes, the limit is {limit_bytes}; publish large texts as variables",
-            subject=subject, size_bytes=size_bytes, limit_bytes=limit_bytes,
-        )  # fmt: skip
+            f"the message for {subject!r} has {size_bytes} bytes, the limit is {limit_bytes}; "
+            "publish large texts as variables",
+            subject=subject,
+            size_bytes=size_bytes,
+            limit_bytes=limit_bytes,
+        )
 
 
 class BlobMissing(TransportError, LookupError):

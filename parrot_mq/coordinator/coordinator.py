@@ -41,8 +41,8 @@ from parrot_mq.messages import (
     WorkerStatus,
     decode,
     encode,
-    encode_json,
     encode_error,
+    encode_json,
     parse_control,
 )
 from parrot_mq.observability import get_logger

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from parrot_mq.bus import Bus
 from parrot_mq.clock import Clock
 from parrot_mq.errors import ConnectionClosed, ParrotError
-from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, TaskEvent, encode, event_subject
+from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, TaskEvent, encode_json, event_subject
 from parrot_mq.messages.wire import EventKind
 from parrot_mq.observability import get_logger
 from parrot_mq.program import Node

@@ -22,7 +22,6 @@ from parrot_mq.messages import (
     decode,
     decode_value,
     encode_json,
-    encode_json,
     parse_task,
     parse_variable,
     session_subjects,
