@@ -1,6 +1,6 @@
 """Several outputs in one prompt: each continues what the one before has written.
 
-    parrot-mq run --model FOLDER examples/joke.py parrots
+parrot-mq run --model FOLDER examples/joke.py parrots
 """
 
 import asyncio

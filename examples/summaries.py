@@ -1,6 +1,6 @@
 """Map-reduce summary of a text file, streamed as it is written. Needs a model that can summarise.
 
-    parrot-mq run --model FOLDER examples/summaries.py TEXTFILE
+parrot-mq run --model FOLDER examples/summaries.py TEXTFILE
 """
 
 import asyncio
@@ -27,9 +27,9 @@ def combine(parts: Input, whole: Output = Output(max_tokens=160, stop="\n\n")) -
     Paragraph: {{whole}}"""
 
 
-async def main(path: str) -> None:
-    """Summarise the paragraphs of a file one by one, then all together."""
-    passages = [part.strip() for part in Path(path).read_text().split("\n\n") if part.strip()]
+async def main(text: str) -> None:
+    """Summarise the paragraphs of a text one by one, then all together."""
+    passages = [part.strip() for part in text.split("\n\n") if part.strip()]
     async with Client.connect() as client, client.session():
         parts = [summarise(passage=passage) for passage in passages]  # returns at once
         whole = combine(parts=parts)  # a list of variables fills one placeholder
@@ -39,4 +39,4 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,91 @@
+"""What the README and the examples say is true."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from parrot_mq.bus import BusConfig, NatsServer, open_bus
+from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
+from parrot_workers.engine import GenerationRequest
+from parrot_workers.testing import scripted_worker
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def answer(request: GenerationRequest) -> str:
+    """Says which kind of prompt it was."""
+    return request.prompt.splitlines()[0].lower()
+
+
+@pytest.fixture
+async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """A service that `Client.connect()` finds by itself."""
+    async with NatsServer() as server:
+        config = BusConfig(servers=(server.url,))
+        async with (
+            open_bus(config) as coordinator_bus,
+            open_bus(config) as worker_bus,
+            open_coordinator(coordinator_bus, CoordinatorConfig(settle_s=0)),
+            scripted_worker(worker_bus, answer),
+        ):
+            monkeypatch.setenv("PARROT_MQ_SERVERS", server.url)
+            yield
+
+
+def _python_block() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (block,) = blocks
+    return str(block)
+
+
+async def test_the_program_of_the_readme_runs(
+    service: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(_python_block())
+    main = runpy.run_path(str(program))["main"]
+    await main(["one passage", "another"])
+    expected = "combine the summaries into one paragraph."
+    assert capsys.readouterr().out == expected + expected + "\n"
+
+
+async def test_the_examples_run(service: None, capsys: pytest.CaptureFixture[str]) -> None:
+    summaries = runpy.run_path(str(ROOT / "examples" / "summaries.py"))["main"]
+    await summaries("one passage\n\nanother")
+    assert capsys.readouterr().out == "combine the summaries into one paragraph.\n"
+    joke = runpy.run_path(str(ROOT / "examples" / "joke.py"))["main"]
+    await joke("parrots")
+    assert capsys.readouterr().out == "tell a joke about parrots.\n" * 2
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_every_command_that_the_readme_shows_exists() -> None:
+    from parrot_mq.cli.app import app
+
+    known = {command.name for command in app.registered_commands} | {"worker"}
+    shown = set(re.findall(r"^(?:`?\.venv/bin/)?parrot-mq ([a-z]+)", README, re.MULTILINE))
+    assert shown
+    assert shown <= known, shown - known
+
+
+def test_every_make_target_that_the_readme_shows_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_packages_export_what_they_define() -> None:
+    import parrot_mq
+
+    for name in parrot_mq.__all__:
+        assert hasattr(parrot_mq, name), name
