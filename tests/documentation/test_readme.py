@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from parrot_workers.engine import GenerationRequest
+from parrot_workers.testing import scripted_worker
 
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
-from parrot_workers.engine import GenerationRequest
-from parrot_workers.testing import scripted_worker
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -80,7 +80,7 @@ def test_every_command_that_the_readme_shows_exists() -> None:
 
 def test_every_make_target_that_the_readme_shows_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z]+)", README)):
+    for target in set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
