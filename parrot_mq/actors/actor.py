@@ -76,7 +76,7 @@ class ActorContext:
         ref: Reaches this actor.
         system: Where it runs.
         clock: Time; virtual in simulation.
-        log: A logger that has the actor's address bound.
+        log: A logger of the actor's module that has its address bound.
     """
 
     __slots__ = ("_life", "clock", "log", "ref", "system")

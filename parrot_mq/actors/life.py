@@ -79,7 +79,7 @@ class Life:
         clear_contextvars()  # those of whoever spawned it
         bind_contextvars(actor=self._cell.address)
         actor = self._cell.spec.factory()
-        actor.context = self._make_context()
+        actor.context = self._make_context(type(actor))
         try:
             async with task_group() as self._group:
                 try:
@@ -150,10 +150,11 @@ class Life:
         if not self.ready.done():
             self.ready.set_result(None)
 
-    def _make_context(self) -> ActorContext:
+    def _make_context(self, actor: type[Actor]) -> ActorContext:
         runtime = self._cell.runtime
+        own_log = get_logger(actor.__module__).bind(actor=self._cell.address)
         return ActorContext(
-            self, ref=ActorRef(runtime, self._cell), system=runtime.system, clock=runtime.clock, log=self._log
+            self, ref=ActorRef(runtime, self._cell), system=runtime.system, clock=runtime.clock, log=own_log
         )
 
     async def _receive_all(self, actor: Actor) -> None:

@@ -143,6 +143,16 @@ async def test_statistics_tell_how_actors_stand() -> None:
     assert (statistics.num_handled, statistics.num_restarts, statistics.mailbox.capacity) == (1, 0, 8)
 
 
+async def test_log_of_an_actor_names_its_address_and_module(logs: list[MutableMapping[str, Any]]) -> None:
+    async def log(recorder: Recorder) -> None:
+        recorder.context.log.info("thing_happened")
+
+    async with ActorSystem("node") as system:
+        await (await system.spawn(Recorder, name="recorder")).ask(log, timeout_s=1)
+    (event,) = [event for event in logs if event["event"] == "thing_happened"]
+    assert (event["actor"], event["source"]) == ("node/recorder", Recorder.__module__)
+
+
 async def test_context_of_whoever_spawns_is_not_the_actors() -> None:
     """An actor lives longer than the request that spawned it; its logs must not carry that request's fields."""
 
