@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from parrot_mq.actors._tasks import task_group
 from parrot_mq.actors.cell import Cell
 from parrot_mq.actors.child import ChildSpec
 from parrot_mq.actors.ref import ActorRef
 from parrot_mq.actors.supervision import RestartHistory, RestartPolicy, Strategy, Supervision, affected_children
 from parrot_mq.errors import RestartIntensityExceeded
 from parrot_mq.observability.logging import get_logger
+from parrot_mq.tasks import task_group
 
 if TYPE_CHECKING:
     from parrot_mq.actors.runtime import Runtime

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from parrot_mq.actors._tasks import task_group
 from parrot_mq.actors.actor import Actor, ActorContext
 from parrot_mq.actors.child import ChildSpec
 from parrot_mq.actors.ref import ActorRef, Ask
 from parrot_mq.actors.supervision import Supervision
 from parrot_mq.errors import ActorFailed, ActorStopped, ParrotError
 from parrot_mq.observability.logging import get_logger, is_debug
+from parrot_mq.tasks import task_group
 
 if TYPE_CHECKING:
     from parrot_mq.actors.cell import Cell

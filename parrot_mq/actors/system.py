@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from parrot_mq.actors._tasks import task_group
 from parrot_mq.actors.actor import Actor
 from parrot_mq.actors.child import DEFAULT_MAILBOX_CAPACITY, DEFAULT_STOP_TIMEOUT_S, ChildSpec
 from parrot_mq.actors.children import Children
@@ -21,6 +20,7 @@ from parrot_mq.actors.supervision import RestartPolicy, Supervision
 from parrot_mq.clock import Clock, SystemClock
 from parrot_mq.errors import ActorNotFound, ConfigurationError, RestartIntensityExceeded
 from parrot_mq.observability.logging import get_logger
+from parrot_mq.tasks import task_group
 from parrot_mq.types import check_name
 
 if TYPE_CHECKING:
