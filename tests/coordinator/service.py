@@ -14,11 +14,24 @@ from typing import Any
 from parrot_workers.engine import Engine, GenerationRequest, ScriptedEngine
 from parrot_workers.testing import scripted_worker
 
+from parrot_mq.actors import RemoteRef
 from parrot_mq.bus import Bus, Delivery, MemoryBus, MemoryServer
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.errors import EngineFailure, ParrotError
-from parrot_mq.messages import STREAM_DEAD, STREAM_TASKS, STREAM_VARS, DeadTask, TaskEvent, decode
+from parrot_mq.messages import (
+    REGISTRY_ADDRESS,
+    STREAM_DEAD,
+    STREAM_TASKS,
+    STREAM_VARS,
+    DeadTask,
+    ServiceQuery,
+    ServiceReport,
+    TaskEvent,
+    WorkerStatus,
+    actor_subject,
+    decode,
+)
 from tests.coordinator.holding_engine import Gate, HoldingEngine
 
 __all__ = [
@@ -131,6 +144,7 @@ class Service:
         bus: The observer's connection.
         num_stored: How often each variable was stored.
         events: All task events, in order.
+        states: What each worker said last how it is.
     """
 
     server: MemoryServer
@@ -140,6 +154,7 @@ class Service:
     workers: dict[str, Process] = field(default_factory=dict)
     num_stored: Counter[str] = field(default_factory=Counter)
     events: list[TaskEvent] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -183,6 +198,16 @@ class Service:
         """The records of tasks that were given up."""
         return [decode(stored.payload, DeadTask) for stored in self.server.streams[STREAM_DEAD].after(0)]
 
+    async def report(self) -> ServiceReport:
+        """What the coordinator says about the service."""
+        registry = RemoteRef(self.bus, REGISTRY_ADDRESS, answers=ServiceReport)
+        report: ServiceReport = await registry.ask(ServiceQuery(), timeout_s=5)
+        return report
+
+    async def has_no_worker(self) -> bool:
+        """Whether the coordinator has given up all workers."""
+        return not (await self.report()).workers
+
     def kinds(self, variable: str) -> list[str]:
         """What happened to a variable, in order."""
         return [event.kind for event in self.events if event.variable == variable]
@@ -197,10 +222,16 @@ class Service:
     async def _on_event(self, delivery: Delivery) -> None:
         self.events.append(decode(delivery.payload, TaskEvent))
 
+    async def _on_status(self, delivery: Delivery) -> None:
+        if b"worker.status" in delivery.payload:
+            status = decode(delivery.payload, WorkerStatus)
+            self.states[status.worker] = status.state
+
     async def observe(self) -> None:
         """Count what is stored and keep the events."""
         await self.bus.follow(STREAM_VARS, self._on_variable, after_sequence=0)
         await self.bus.subscribe("pmq.*.event.>", self._on_event)
+        await self.bus.subscribe(actor_subject("coordinator", "registry"), self._on_status)
 
     async def stop(self) -> None:
         """Stop what still runs."""
