@@ -19,11 +19,9 @@ from tests.coordinator.programs import ref, task
 ADDRESS = TaskAddress(TenantId("t"), SessionId("s"), TaskId("k"))
 
 
-def _ready(
-    record: PromptTask, output: int = 0, values: Mapping[str, str | BlobRef] | None = None
-) -> tuple[object, ...]:
+def _segments(record: PromptTask, values: Mapping[str, str] | None = None) -> tuple[str | BlobRef, ...]:
     known = {VariableId(name): value for name, value in (values or {}).items()}
-    return plan_task(record)[output].to_ready(ADDRESS, "m", 5.0, known).segments
+    return plan_task(record)[0].to_ready(ADDRESS, "m", 5.0, known).segments
 
 
 def test_a_prompt_is_cut_at_its_placeholders() -> None:
