@@ -18,9 +18,9 @@ STOP_TIMEOUT_S = 40.0
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 10.0
 REPORTED = 1
 """Exit status of a process that ended with a clear error; starting it again would not help."""
-MAX_EARLY_ENDS = 3
+MAX_EARLY_ENDS = 6
 EARLY_S = 5.0
-"""A child that ends sooner than this has failed to start; after a few times it is given up."""
+"""A child that ends sooner than this may be unable to start; after a few times in a row it is given up."""
 
 log = get_logger(__name__)
 
