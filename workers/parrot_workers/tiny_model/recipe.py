@@ -93,9 +93,21 @@ STAGES: Final[tuple[Stage, ...]] = (
             rows=13,
             rest_weight=0.03,
         ),
-        steps=650,
+        steps=450,
         peak=0.42,
-        decay_share=1.0,
+        decay_share=0.9,
+    ),
+    Stage(
+        mixture=Mixture(
+            weights={"lookup": 0.3, "get": 2.2, "copy": 0.4, "larger": 7, "upper": 0.6, "join": 0.8, "equal": 6},
+            shape=RecordShape(max_bytes=440, max_fields=14, max_questions=5),
+            row_tokens=640,
+            rows=13,
+            rest_weight=0.03,
+        ),
+        steps=450,
+        peak=0.22,
+        decay_share=0.8,
     ),
 )
 """Copying first, then finding, then records of up to 440 bytes."""
