@@ -155,7 +155,7 @@ def test_checkpoint_has_the_shape_that_kernels_take(loaded: tuple[Any, Any]) -> 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("row", "max_wrong_share"),
-    # Near misses are most of the unequal values, the known weakness of "equal" (see the model card).
+    # Most unequal values are near misses, the known weakness of "equal" (see the model card).
     [("get", 0.05), ("get_fourth", 0.05), ("larger", 0.05), ("upper", 0.05), ("join", 0.05), ("equal", 0.15)],
 )
 def test_checkpoint_answers_held_out_canonical_questions(
