@@ -80,6 +80,44 @@ async def test_a_worker_killed_in_the_middle_changes_nothing_of_the_result() -> 
         assert await application == expected_result(records)
 
 
+def test_the_demo_command_shows_graph_figures_and_the_right_answer(tmp_path: Path) -> None:
+    result = _parrot_mq("demo", "--svg", str(tmp_path / "demo.svg"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "answer of the model: EVEREST 8849\nplain Python finds the same" in result.stdout
+    for stage, num_tasks in (("read_field", 48), ("larger", 23), ("is_same", 24), ("upper_case", 1), ("all", 97)):
+        assert re.search(rf"^ *{stage} +{num_tasks} ", result.stdout, re.MULTILINE), result.stdout
+    shared = re.search(r"^ *read_field .*? ([0-9,]+) \([0-9]+%\)", result.stdout, re.MULTILINE)
+    assert shared is not None
+    assert int(shared[1].replace(",", "")) > 1_000, "the records are read once for both of their questions"
+    assert "</svg>" in (tmp_path / "demo.svg").read_text()
+
+
+def test_a_program_runs_with_a_service_of_its_own(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    result = _parrot_mq("run", str(program), "parrots")
+    assert (result.returncode, result.stdout) == (3, "PARROTS\n"), result.stderr
+
+
+PROGRAM = '''
+import asyncio, sys
+from parrot_mq import Client, Input, Output, semantic_function
+
+@semantic_function
+def upper_case(text: Input, capitals: Output = Output(max_tokens=64, stop="\\n")) -> None:
+    """Write the text in upper case.
+    Text: {{text}}
+    Answer: {{capitals}}"""
+
+async def main() -> None:
+    async with Client.connect() as client, client.session():
+        print(await upper_case(text=sys.argv[1]))
+
+asyncio.run(main())
+sys.exit(3)
+'''
+
+
 async def _run(records) -> str:  # type: ignore[no-untyped-def]
     return await (await find_largest(records))
 
