@@ -98,7 +98,7 @@ def watch(
 
 
 async def _watch(servers: str, tenant: str, session: str, with_tokens: bool) -> None:
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     subjects = [session_subjects(tenant, session, "set"), event_subject(tenant, session, "*")]
     if with_tokens:
         subjects.append(stream_subject(tenant, session, "*"))
@@ -109,6 +109,7 @@ async def _watch(servers: str, tenant: str, session: str, with_tokens: bool) -> 
     async with Client.connect(tenant=tenant, config=bus_config(servers, name="parrot-mq watch")) as client:
         for subject in subjects:
             await client.bus.subscribe(subject, show)
+        typer.secho(f"watching {' '.join(subjects)}; Ctrl-C stops", dim=True, err=True)
         with stop_signal() as stop:
             await stop.wait()
 

@@ -104,7 +104,7 @@ class Result:
     def show(self, console: Console) -> None:
         """Print the summary and the answer."""
         console.print(draw_summary(self.recorder))
-        console.print(f"\nanswer of the model: [bold]{self.answer}[/]")
+        console.print(f"\nanswer of the model: [bold]{self.answer}[/]", highlight=False)
         if self.is_right:
             console.print("[green]plain Python finds the same[/]")
         else:
