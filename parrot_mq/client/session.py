@@ -172,9 +172,13 @@ class Session:
             SessionClosed: The session has ended before.
         """
         self._check_open()
-        await self.flush()
-        num_cancelled = await self._control.close()
-        self._is_closed = True
+        self._is_closed = True  # from now on no call can get behind the request
+        try:
+            await self.flush()
+            num_cancelled = await self._control.close()
+        except BaseException:
+            self._is_closed = False
+            raise
         self._values.settle_all(self._closed_error())
         return num_cancelled
 

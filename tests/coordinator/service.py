@@ -94,7 +94,7 @@ async def raised_by(waiting: Awaitable[object]) -> ParrotError:
 class Process:
     """What runs on one connection, as a process does: it can be stopped, or killed so that it says no last word."""
 
-    def __init__(self, bus: MemoryBus, main: Callable[[Bus], AbstractAsyncContextManager[Any]]) -> None:
+    def __init__(self, bus: Bus, main: Callable[[Bus], AbstractAsyncContextManager[Any]]) -> None:
         self.bus = bus
         self._main = main
         self._stop = asyncio.Event()
