@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from parrot_mq.bus import Bus, BusConfig, MemoryBus, MemoryServer, NatsServer, open_bus
-from parrot_mq.testing.nats_server import running_nats_server
+from parrot_mq.testing import running_nats_server
 
 
 @pytest.fixture(scope="session")
