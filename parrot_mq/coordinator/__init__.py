@@ -2,11 +2,12 @@
 
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.coordinator import open_coordinator
-from parrot_mq.coordinator.placement import PrefixQueue
+from parrot_mq.coordinator.placement import FairQueue, PrefixQueue
 from parrot_mq.coordinator.ready import PlannedGeneration, ReadyGeneration, plan_task
 
 __all__ = [
     "CoordinatorConfig",
+    "FairQueue",
     "PlannedGeneration",
     "PrefixQueue",
     "ReadyGeneration",

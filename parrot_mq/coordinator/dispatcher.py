@@ -9,7 +9,7 @@ from parrot_mq.actors import Actor, ActorRef
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.ledger import Running, WorkerLedger
-from parrot_mq.coordinator.placement import PrefixQueue
+from parrot_mq.coordinator.placement import FairQueue
 from parrot_mq.coordinator.protocol import (
     Dispatch,
     Done,
@@ -41,7 +41,7 @@ class DispatcherActor(Actor):
         self._model = model
         self._config = config
         self._events = events
-        self._queue = PrefixQueue()
+        self._queue = FairQueue()
         self._sessions: dict[str, ActorRef] = {}
         self._workers: dict[str, WorkerLedger] = {}
         self._holders: dict[str, str] = {}

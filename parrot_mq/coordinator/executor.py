@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from parrot_mq.actors import ActorRef
 from parrot_mq.coordinator.events import Events
@@ -33,6 +33,7 @@ class GraphExecutor:
         self._events = events
         self._session = session
         self._knows_all = False  # every variable of the session that is set is among the values
+        self._unsure: set[VariableId] = set()
         self.state = SessionState()
 
     async def open(self) -> None:
@@ -65,7 +66,23 @@ class GraphExecutor:
             return
         wanted = {name for task in tasks for p in task.generations.values() for name in (p.writes, *p.reads)}
         wanted -= self.state.values.keys()
-        for name, value in (await self._facts.values(self._key, sorted(wanted))).items():
+        await self._read(wanted)
+        self._unsure |= wanted - self.state.values.keys()
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether something was looked up and not found."""
+        return bool(self._unsure)
+
+    async def look_again(self) -> None:
+        """Look up once more what was not found: in a cluster, the server that answered may have been behind."""
+        unsure, self._unsure = self._unsure, set()
+        await self._read(unsure - self.state.values.keys())
+
+    async def _read(self, names: Collection[VariableId]) -> None:
+        if not names:
+            return
+        for name, value in (await self._facts.values(self._key, sorted(names))).items():
             await self._store(name, value)
 
     async def _enter(self, task: Task) -> None:
@@ -110,7 +127,8 @@ class GraphExecutor:
     async def expire(self, now: float) -> None:
         """Give up the tasks whose time is over."""
         for name in self.state.deadlines.pop_due(now):
-            task = self.state.tasks[name]
+            if (task := self.state.tasks.get(name)) is None:
+                continue
             error = DeadlineExceeded(what=f"task {name!r}", timeout_s=task.record.timeout_s)
             await self.fail((name, error) for name in sorted(task.unset))
 
@@ -160,9 +178,11 @@ class GraphExecutor:
         )
 
     async def fail(self, failures: Iterable[tuple[VariableId, ParrotError]]) -> None:
-        """Give variables an error, unless they are set already; they come back as facts."""
+        """Give variables an error; it comes back as a fact. What was set before is looked up: its fact was missed."""
         unset = [(name, error) for name, error in failures if name not in self.state.values]
-        await self._facts.fail((VariableAddress(*self._key, name), error) for name, error in unset)
+        failing = ((VariableAddress(*self._key, name), error) for name, error in unset)
+        if missed := await self._facts.fail(failing):
+            await self._read(missed)
 
     def _forget_values(self) -> None:
         """Keep the memory of a session that goes on and on bounded; only between tasks that are entered."""

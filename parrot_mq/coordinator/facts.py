@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, get_values
+from parrot_mq.bus.tasks import for_each
 from parrot_mq.coordinator.protocol import SessionKey, TaskArrived, VariableStored
 from parrot_mq.errors import CodecError, InvalidName, ParrotError
 from parrot_mq.messages import (
@@ -34,6 +35,7 @@ __all__ = ["Facts"]
 
 CONSUMER = "coordinator"
 CATCH_UP_S = 2.0
+NUM_WRITERS = 64
 MAX_RECORD_CHARACTERS = 64 * 1024
 """How much of the record of a task that is given up is kept."""
 
@@ -168,11 +170,17 @@ class Facts:
 
     # -- settling ----------------------------------------------------------------------------------------------------
 
-    async def fail(self, failures: Iterable[tuple[VariableAddress, ParrotError]]) -> None:
-        """Give variables an error, unless they are set already."""
-        async with task_group() as group:
-            for address, error in failures:
-                group.create_task(fail_variable(self._bus, address, error), name=f"fail:{address.variable}")
+    async def fail(self, failures: Iterable[tuple[VariableAddress, ParrotError]]) -> list[VariableId]:
+        """Give variables an error; returns those that were set already."""
+        set_before: list[VariableId] = []
+
+        async def fail_one(failure: tuple[VariableAddress, ParrotError]) -> None:
+            address, error = failure
+            if not await fail_variable(self._bus, address, error):
+                set_before.append(address.variable)
+
+        await for_each(failures, fail_one, num_workers=NUM_WRITERS)
+        return set_before
 
     async def settle(self, address: TaskAddress) -> None:
         """Remove a task: its outputs are set."""

@@ -23,6 +23,7 @@ __all__ = [
     "ExpireTasks",
     "GenerationFailed",
     "GiveBack",
+    "LookAgain",
     "ModelsChanged",
     "SessionIdle",
     "SessionKey",
@@ -68,6 +69,11 @@ class VariableStored:
 @dataclass(frozen=True, slots=True)
 class EnterTasks:
     """Look up what the tasks that arrived need, then enter them into the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Look up once more what was not found a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)

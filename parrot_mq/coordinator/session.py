@@ -15,6 +15,7 @@ from parrot_mq.coordinator.protocol import (
     EnterTasks,
     ExpireTasks,
     GenerationFailed,
+    LookAgain,
     ModelsChanged,
     SessionIdle,
     SessionKey,
@@ -26,6 +27,8 @@ from parrot_mq.errors import ActorError
 from parrot_mq.messages import SessionCancel, SessionClose, SessionOpen, SessionReply
 
 __all__ = ["SessionActor"]
+
+LOOK_AGAIN_S = 1.0
 
 
 class SessionActor(Actor):
@@ -47,6 +50,7 @@ class SessionActor(Actor):
         self._coordinator = coordinator
         self._idle_s = idle_s
         self._purged_up_to = 0  # facts up to this sequence were removed when the session was closed
+        self._will_look_again = False
         self._alarm: asyncio.Task[object] | None = None
         self._alarm_at: float | None = None
 
@@ -68,6 +72,9 @@ class SessionActor(Actor):
                 self._take(message)
             case EnterTasks():
                 await self._enter_arrived()
+            case LookAgain():
+                self._will_look_again = False
+                await self._executor.look_again()
             case ExpireTasks():
                 await self._expire()
             case ModelsChanged():
@@ -99,6 +106,9 @@ class SessionActor(Actor):
     async def _enter_arrived(self) -> None:
         await self._executor.enter_arrived()
         self._arm_deadline()
+        if self._executor.is_unsure and not self._will_look_again:
+            self._will_look_again = True
+            self.context.after(LOOK_AGAIN_S, LookAgain())
 
     async def _store(self, stored: VariableStored) -> None:
         if stored.sequence > self._purged_up_to:

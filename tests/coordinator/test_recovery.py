@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from parrot_mq.actors import ActorSystem
-from parrot_mq.bus import Bus, MemoryBus, set_variable
+from parrot_mq.bus import Bus, Delivery, MemoryBus, set_variable
 from parrot_mq.clock import SystemClock
 from parrot_mq.coordinator import CoordinatorConfig
+from parrot_mq.coordinator import session as session_module
 from parrot_mq.coordinator.coordinator import CoordinatorActor
 from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.executor import GraphExecutor
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.errors import ConsumerTakenOver, TaskCancelled
-from parrot_mq.messages import VariableAddress
+from parrot_mq.messages import STREAM_VARS, VariableAddress
 from parrot_mq.types import VariableId
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import Program, program, ref
@@ -346,6 +347,48 @@ async def test_a_session_with_work_is_not_dropped() -> None:
         await eventually(lambda: len(_sessions(system)) == 1)
         await run.set("x", "1")
         assert await run.get("out") == expected("1")
+
+
+# -- facts that are missed -------------------------------------------------------------------------------------------
+
+
+class _BehindBus(MemoryBus):
+    """Finds nothing at first, as a replica of a cluster that is behind."""
+
+    num_gets = 0
+
+    async def get(self, stream: str, subjects: Sequence[str]) -> dict[str, Delivery]:
+        self.num_gets += stream == STREAM_VARS
+        return await super().get(stream, subjects) if self.num_gets > 1 else {}
+
+
+async def test_what_is_not_found_is_looked_up_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "LOOK_AGAIN_S", 0.02)
+    async with running_service(None) as service, program(service) as run:
+        bus = _BehindBus(service.server)
+        await service.add_coordinator(bus=bus)
+        await run.set("x", "1")
+        await eventually(lambda: run.num_stored("x") == 1)
+        await run.run("{{x}}{{out}}", reads={"x": ref("x")})
+        assert await run.get("out") == expected("1")
+        assert bus.num_gets == 2
+
+
+async def test_a_fact_that_was_missed_is_noticed_at_the_latest_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised = _fail_once(monkeypatch, CoordinatorActor, "_on_variable", lambda key, stored: stored.variable == "a")
+    async with running_service() as service, program(service) as run:
+        await run.run("{{x}}{{out}}", reads={"x": ref("x")}, writes="a", timeout_s=0.3)
+        await run.run("{{x}}{{out}}", reads={"x": ref("a")}, writes="b")
+        await run.set("x", "1")
+        assert await run.get("a") == expected("1")
+        assert raised
+        assert await run.get("b") == expected(expected("1"))
+        await eventually(service.is_all_done)
+
+
+# -- a server that is away -------------------------------------------------------------------------------------------
 
 
 async def test_the_server_goes_away_and_comes_back() -> None:

@@ -300,6 +300,21 @@ async def test_a_worker_gets_no_more_than_it_has_room_for() -> None:
         assert played.keys == ["v0", "v1", "v2", "v3", "v4"]
 
 
+async def test_a_tenant_with_much_work_does_not_starve_another() -> None:
+    async with (
+        running_service(workers=()) as service,
+        program(service, tenant="big") as big,
+        program(service, tenant="small") as small,
+    ):
+        for i in range(200):
+            await big.run(f"{i}{{{{out}}}}", writes=f"v{i}", model="scripted")
+        await small.run("quick{{out}}", writes="quick", model="scripted")
+        await eventually(lambda: "submitted" in service.kinds("v199") and "submitted" in service.kinds("quick"))
+        async with _played(service) as played:
+            await eventually(lambda: len(played.keys) == 4)
+            assert "quick" in played.keys
+
+
 async def test_a_worker_gets_its_work_in_groups_that_share_a_prefix() -> None:
     async with running_service(None, workers=()) as service, program(service) as run:
         for i in range(8):
