@@ -50,8 +50,8 @@ __all__ = [
 WAIT_S = 20.0
 """Longest wait for something that has to happen."""
 
-FAST = CoordinatorConfig(lease_s=5.0, settle_s=0.0, model_grace_s=0.2)
-"""A coordinator that decides at once, and loses no worker however busy the machine is."""
+FAST = CoordinatorConfig(lease_s=10.0, settle_s=0.0, model_grace_s=60.0)
+"""A coordinator that assigns at once, and gives up no worker and no model however busy the machine is."""
 
 
 def expected(prompt: str) -> str:

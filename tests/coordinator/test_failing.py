@@ -20,6 +20,9 @@ from parrot_mq.messages import HEADER_STATUS, STATUS_ERROR, ErrorInfo, encode, e
 from tests.coordinator.programs import program, ref, task
 from tests.coordinator.service import FAST, eventually, expected, running_service
 
+SETTLED = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=0)
+"""Knows from the start which models are served: those of which it has heard."""
+
 # -- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +122,8 @@ async def test_the_task_that_closes_a_cycle_fails_and_with_it_the_others() -> No
 
 
 async def test_a_model_that_nobody_serves_is_an_error_that_names_those_that_are_served() -> None:
-    async with running_service() as service, program(service) as run:
+    async with running_service(SETTLED, workers=()) as service, program(service) as run:
+        await service.add_worker()
         await run.run("hi{{out}}", model="gpt-17")
         error = await run.error("out")
         assert isinstance(error, ModelNotServed)
@@ -167,8 +171,7 @@ async def test_after_a_start_a_task_waits_a_moment_for_its_model() -> None:
 
 
 async def test_when_the_moment_is_over_the_task_fails() -> None:
-    config = CoordinatorConfig(settle_s=0, model_grace_s=0.02)
-    async with running_service(config, workers=()) as service, program(service) as run:
+    async with running_service(SETTLED, workers=()) as service, program(service) as run:
         await run.run("early{{out}}")
         error = await run.error("out")
         assert isinstance(error, ModelNotServed)

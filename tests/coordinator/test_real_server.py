@@ -22,7 +22,7 @@ from parrot_mq.types import fresh_id
 from tests.coordinator.programs import ref, task
 from tests.coordinator.service import Process, answer, eventually, expected, make_engine, raised_by
 
-CONFIG = CoordinatorConfig(lease_s=1.0, settle_s=0.02, model_grace_s=5.0)
+CONFIG = CoordinatorConfig(lease_s=1.0, settle_s=0.02, model_grace_s=60.0)
 
 
 @semantic_function

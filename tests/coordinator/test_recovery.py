@@ -128,7 +128,7 @@ async def test_work_that_a_worker_runs_already_is_left_with_it() -> None:
         await eventually(lambda: len(gate.held) == 4)
         await service.coordinators.pop().kill()
         await service.add_worker("second")
-        await service.add_coordinator(CoordinatorConfig(lease_s=5, settle_s=0.2, model_grace_s=0.2))
+        await service.add_coordinator(CoordinatorConfig(lease_s=10, settle_s=0.5, model_grace_s=60))
         await run.run("more{{out}}", writes="more")
         assert await run.get("more") == expected("more")
         gate.open()
@@ -266,7 +266,7 @@ async def test_a_registry_that_fails_still_notices_that_a_worker_is_lost(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     gate = Gate()
-    config = CoordinatorConfig(lease_s=0.3, settle_s=0)
+    config = CoordinatorConfig(lease_s=0.3, settle_s=0, model_grace_s=60)
     async with running_service(config, workers=()) as service, program(service) as run:
         lost = await service.add_holding_worker("first", gate=gate)
         await run.run("HOLD{{out}}")
@@ -300,7 +300,7 @@ async def test_a_session_that_fails_for_ever_does_not_stop_the_others(monkeypatc
 
 async def test_a_coordinator_whose_routing_fails_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = _fail_once(monkeypatch, CoordinatorActor, "_drop", lambda *_: True)
-    config = CoordinatorConfig(lease_s=5, settle_s=0, model_grace_s=5, session_idle_s=0.05)
+    config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.05)
     async with running_service(config) as service, program(service) as idle, program(service) as run:
         await run.run("{{x}}{{out}}", reads={"x": ref("x")})
         await idle.run("done{{out}}")
@@ -314,7 +314,7 @@ async def test_a_coordinator_whose_routing_fails_starts_over(monkeypatch: pytest
 
 
 async def test_an_idle_session_is_dropped_and_works_when_it_is_needed_again() -> None:
-    config = CoordinatorConfig(lease_s=5, settle_s=0, session_idle_s=0.05)
+    config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.05)
     async with running_service(None) as service, program(service) as run:
         system = await _add_visible(service, config)
         await run.session.cancel()
@@ -331,14 +331,14 @@ def _sessions(system: ActorSystem) -> list[str]:
 
 
 async def test_a_request_that_meets_a_session_on_its_way_out_is_answered_by_the_next() -> None:
-    config = CoordinatorConfig(lease_s=5, settle_s=0, session_idle_s=0.001)
+    config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.001)
     async with running_service(config) as service, program(service) as run:
         for _ in range(300):
             assert await run.session.cancel() == 0
 
 
 async def test_a_session_with_work_is_not_dropped() -> None:
-    config = CoordinatorConfig(lease_s=5, settle_s=0, session_idle_s=0.02)
+    config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.02)
     async with running_service(None) as service, program(service) as run, program(service) as idle:
         system = await _add_visible(service, config)
         await run.run("{{x}}{{out}}", reads={"x": ref("x")})
@@ -392,7 +392,7 @@ async def test_a_fact_that_was_missed_is_noticed_at_the_latest_when_its_time_is_
 
 
 async def test_the_server_goes_away_and_comes_back() -> None:
-    config = CoordinatorConfig(lease_s=0.3, settle_s=0, model_grace_s=5)
+    config = CoordinatorConfig(lease_s=0.3, settle_s=0, model_grace_s=60)
     async with running_service(config) as service, program(service) as run:
         for i in range(20):
             await run.run("{{x}}{{out}}", reads={"x": ref(f"v{i - 1}")}, writes=f"v{i}")
