@@ -14,10 +14,13 @@ from typing import Any
 from parrot_workers.engine import Engine, GenerationRequest, ScriptedEngine
 from parrot_workers.testing import scripted_worker
 
-from parrot_mq.actors import RemoteRef
+from parrot_mq.actors import ActorSystem, RemoteRef
 from parrot_mq.bus import Bus, Delivery, MemoryBus, MemoryServer
 from parrot_mq.client import Client
+from parrot_mq.clock import SystemClock
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
+from parrot_mq.coordinator.coordinator import CoordinatorActor
+from parrot_mq.coordinator.facts import Facts
 from parrot_mq.errors import EngineFailure, ParrotError
 from parrot_mq.messages import (
     REGISTRY_ADDRESS,
@@ -169,6 +172,15 @@ class Service:
         self.coordinators.append(process)
         return process
 
+    async def add_visible_coordinator(
+        self, config: CoordinatorConfig = FAST, *, bus: MemoryBus | None = None
+    ) -> ActorSystem:
+        """Start one more coordinator; returns its actors."""
+        process = Process(bus or MemoryBus(self.server), lambda bus: _open_visible(bus, config))
+        system: ActorSystem = await process.start(self.group)
+        self.coordinators.append(process)
+        return system
+
     async def add_worker(
         self, name: str = "worker", engine: Callable[[], Engine] | None = None, **settings: Any
     ) -> Process:
@@ -237,6 +249,15 @@ class Service:
         """Stop what still runs."""
         for process in [*self.workers.values(), *reversed(self.coordinators)]:
             await process.stop()
+
+
+@asynccontextmanager
+async def _open_visible(bus: Bus, config: CoordinatorConfig) -> AsyncIterator[ActorSystem]:
+    """What `open_coordinator` does, but it gives the actors and not the facts."""
+    facts, clock = Facts(bus), SystemClock()
+    async with ActorSystem(config.node, bus=bus, clock=clock) as system:
+        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock), name="coordinator")
+        yield system
 
 
 @asynccontextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
+from parrot_mq.actors import ActorSystem
 from parrot_mq.bus import Delivery, Handler, MemoryBus, MemoryServer, Subscription
 from parrot_mq.errors import DeadlineExceeded, InputFailed, SessionClosed, TaskCancelled, VariableAlreadySet
 from parrot_mq.messages import STREAM_VARS
@@ -178,6 +180,37 @@ async def test_a_cancel_does_not_overtake_the_tasks_that_were_stored_before_it()
         assert isinstance(await run.error("out"), TaskCancelled)
 
 
+class _HeldBus(MemoryBus):
+    """Answers no look-up before it is told to."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server)
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def get(self, stream: str, subjects: Sequence[str]) -> dict[str, Delivery]:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().get(stream, subjects)
+
+
+async def test_a_cancel_holds_for_tasks_that_wait_for_a_session_that_is_busy() -> None:
+    async with running_service(None) as service, program(service) as run:
+        bus = _HeldBus(service.server)
+        system = await service.add_visible_coordinator(bus=bus)
+        await run.run("{{x}}{{out}}", reads={"x": ref("never")}, writes="a")
+        await bus.is_asked.wait()
+        await run.run("{{x}}{{out}}", reads={"x": ref("never")}, writes="b")
+        cancelling = service.group.create_task(run.session.cancel())
+        await eventually(lambda: _depth(system, "session-") == 3)  # the first task once more, the second, the request
+        bus.may_answer.set()
+        assert await cancelling == 2
+
+
+def _depth(system: ActorSystem, name: str) -> int:
+    """How many messages wait for the actors of a name."""
+    return sum(actor.mailbox.depth for actor in system.statistics().actors if f"/{name}" in actor.address)
+
+
 async def test_who_sets_a_variable_that_is_being_generated_wins_and_the_worker_stops() -> None:
     gate = Gate()
     async with running_service(workers=()) as service, program(service) as run:
@@ -242,7 +275,7 @@ async def test_the_name_of_a_closed_session_may_be_used_again_with_the_same_vari
                 await run.run("{{x}}{{out}}", reads={"x": ref("never")}, writes="cancelled")
                 await run.set("x", str(number))
                 assert await run.get("out") == expected(str(number))
-                await run.session.close()
+                assert await run.session.close() == 1, "the task that was cancelled last time is another"
         await eventually(service.is_all_done)
         assert service.num_stored["demo.out"] == 5
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from parrot_mq.actors import ActorSystem
-from parrot_mq.bus import Bus, Delivery, MemoryBus, set_variable
-from parrot_mq.clock import SystemClock
+from parrot_mq.bus import Delivery, Handler, MemoryBus, MemoryServer, Subscription
 from parrot_mq.coordinator import CoordinatorConfig
 from parrot_mq.coordinator import session as session_module
 from parrot_mq.coordinator.coordinator import CoordinatorActor
 from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.executor import GraphExecutor
-from parrot_mq.coordinator.facts import Facts
+from parrot_mq.coordinator.protocol import SessionIdle, SessionKey
 from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.errors import ConsumerTakenOver, TaskCancelled
-from parrot_mq.messages import STREAM_VARS, VariableAddress
-from parrot_mq.types import VariableId
+from parrot_mq.messages import STREAM_VARS
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import Program, program, ref
-from tests.coordinator.service import FAST, Process, Service, eventually, expected, raised_by, running_service
+from tests.coordinator.service import Service, eventually, expected, raised_by, running_service
 
 # -- another coordinator ---------------------------------------------------------------------------------------------
 
@@ -181,22 +179,6 @@ async def test_two_coordinators_at_once_do_no_harm() -> None:
 # -- parts of a coordinator ------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _open_visible(bus: Bus, config: CoordinatorConfig = FAST) -> AsyncIterator[ActorSystem]:
-    """A coordinator whose actors can be looked at."""
-    facts, clock = Facts(bus), SystemClock()
-    async with ActorSystem(config.node, bus=bus, clock=clock) as system:
-        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock), name="coordinator")
-        yield system
-
-
-async def _add_visible(service: Service, config: CoordinatorConfig = FAST) -> ActorSystem:
-    process = Process(MemoryBus(service.server), lambda bus: _open_visible(bus, config))
-    system: ActorSystem = await process.start(service.group)
-    service.coordinators.append(process)
-    return system
-
-
 def _fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, when: Callable[..., bool]) -> list[str]:
     """Let a method raise the first time that `when` says so, before or after it has done its work."""
     original = getattr(owner, method)
@@ -279,23 +261,58 @@ async def test_a_registry_that_fails_still_notices_that_a_worker_is_lost(
 
 
 async def test_a_session_that_fails_for_ever_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = GraphExecutor.store
+    original, failures = GraphExecutor.enter_arrived, list[str]()
 
-    async def store(self: GraphExecutor, variable: VariableId, *rest: Any) -> None:
-        if variable == "poison":
+    async def enter_arrived(self: GraphExecutor) -> None:
+        if any(address.session == "bad" for address in self.state.arrived):
+            failures.append("bad")
             raise RuntimeError("always")
-        await original(self, variable, *rest)
+        await original(self)
 
-    monkeypatch.setattr(GraphExecutor, "store", store)
-    async with running_service() as service, program(service, "bad") as bad, program(service) as good:
-        await bad.run("{{x}}{{out}}", reads={"x": ref("never")})
-        await eventually(lambda: bool(service.kinds("out")))
-        for number in range(8):
-            address = VariableAddress(bad.session.tenant, bad.session.name, VariableId("poison"))
-            await set_variable(service.bus, address, "x")
-            await service.bus.purge("PMQ_VARS", "pmq.default.var.bad.poison")
+    monkeypatch.setattr(GraphExecutor, "enter_arrived", enter_arrived)
+    async with running_service(None) as service, program(service, "bad") as bad, program(service) as good:
+        system = await service.add_visible_coordinator()
+        await bad.run("never{{out}}")
+        for number in range(1, 6):
+            await eventually(partial(_is_at_least, failures, number))
             await good.run(f"fine {number}{{{{out}}}}", writes=f"v{number}")
             assert await good.get(f"v{number}") == expected(f"fine {number}")
+        (coordinator,) = [actor for actor in system.statistics().actors if actor.address == "coordinator/coordinator"]
+        assert coordinator.num_restarts == 0
+
+
+def _is_at_least(found: Sequence[object], number: int) -> bool:
+    return len(found) >= number
+
+
+async def test_a_session_that_fails_while_its_work_runs_leaves_it_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    async with running_service(workers=()) as service, program(service) as run:
+        await service.add_holding_worker(gate=gate)
+        await run.run("HOLD{{out}}")
+        await eventually(lambda: gate.num_held("out") == 1)
+        raised = _fail_once(monkeypatch, GraphExecutor, "store", lambda *_: True)
+        await run.set("anything", "x")
+        await eventually(lambda: service.kinds("out").count("ready") == 2)
+        await run.run("next{{out}}", writes="next")
+        await run.get("next")
+        gate.open()
+        assert await run.get("out") == expected("HOLD")
+        assert raised
+        assert service.assignments("out") == ["worker"]
+
+
+async def test_a_session_that_offers_to_stop_and_then_has_work_stays() -> None:
+    async with running_service(None) as service, program(service) as run:
+        system = await service.add_visible_coordinator()
+        await run.run("{{x}}{{out}}", reads={"x": ref("x")})
+        await eventually(lambda: bool(service.kinds("out")))
+        key = SessionKey(run.session.tenant, run.session.name)
+        await system.ref("coordinator").tell(SessionIdle(key))
+        await run.run("next{{out}}", writes="next")
+        await run.get("next")
+        await run.set("x", "1")
+        assert await run.get("out") == expected("1")
 
 
 async def test_a_coordinator_whose_routing_fails_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +333,7 @@ async def test_a_coordinator_whose_routing_fails_starts_over(monkeypatch: pytest
 async def test_an_idle_session_is_dropped_and_works_when_it_is_needed_again() -> None:
     config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.05)
     async with running_service(None) as service, program(service) as run:
-        system = await _add_visible(service, config)
+        system = await service.add_visible_coordinator(config)
         await run.session.cancel()
         for number in range(3):
             await run.run("{{x}}{{out}}", reads={"x": ref(f"v{number - 1}") if number else "go"}, writes=f"v{number}")
@@ -340,12 +357,39 @@ async def test_a_request_that_meets_a_session_on_its_way_out_is_answered_by_the_
 async def test_a_session_with_work_is_not_dropped() -> None:
     config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.02)
     async with running_service(None) as service, program(service) as run, program(service) as idle:
-        system = await _add_visible(service, config)
+        system = await service.add_visible_coordinator(config)
         await run.run("{{x}}{{out}}", reads={"x": ref("x")})
         await idle.run("idle{{out}}")
         await eventually(lambda: len(_sessions(system)) == 2)
         await eventually(lambda: len(_sessions(system)) == 1)
         await run.set("x", "1")
+        assert await run.get("out") == expected("1")
+
+
+class _LateTakeBus(MemoryBus):
+    """Sets a variable when the queue is taken, but before that is known."""
+
+    def __init__(self, server: MemoryServer, set_variable: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(server)
+        self._set_variable = set_variable
+
+    async def take(self, stream: str, handler: Handler, *, consumer: str) -> Subscription:
+        subscription = await super().take(stream, handler, consumer=consumer)
+        await self._set_variable()
+        return subscription
+
+
+async def test_a_variable_that_is_set_while_a_coordinator_starts_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "LOOK_AGAIN_S", 1000)
+    async with running_service(None) as service, program(service) as run:
+        await run.run("{{x}}{{out}}", reads={"x": ref("x")})
+
+        async def set_when_entered() -> None:
+            await eventually(lambda: bool(service.kinds("out")))
+            await run.set("x", "1")
+            await eventually(lambda: run.num_stored("x") == 1)
+
+        await service.add_coordinator(bus=_LateTakeBus(service.server, set_when_entered))
         assert await run.get("out") == expected("1")
 
 
@@ -377,6 +421,7 @@ async def test_what_is_not_found_is_looked_up_once_more(monkeypatch: pytest.Monk
 async def test_a_fact_that_was_missed_is_noticed_at_the_latest_when_its_time_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(session_module, "LOOK_AGAIN_S", 1000)
     raised = _fail_once(monkeypatch, CoordinatorActor, "_on_variable", lambda key, stored: stored.variable == "a")
     async with running_service() as service, program(service) as run:
         await run.run("{{x}}{{out}}", reads={"x": ref("x")}, writes="a", timeout_s=0.3)

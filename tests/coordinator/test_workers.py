@@ -263,6 +263,7 @@ class _Played:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.assigned: list[Assign] = []
+        self.refuses = False
         self.registry = actor_subject("coordinator", "registry")
 
     async def say(self, *running: str) -> None:
@@ -273,7 +274,8 @@ class _Played:
     async def on_message(self, delivery: Delivery) -> None:
         if b"worker.assign" in delivery.payload:
             self.assigned.append(decode(delivery.payload, Assign))
-            await self.service.bus.publish(delivery.reply, b'{"type": "worker.assigned"}')
+            refused = [generation.key for generation in self.assigned[-1].generations] if self.refuses else []
+            await self.service.bus.publish(delivery.reply, encode(Assigned(refused=refused)))
 
     @property
     def keys(self) -> list[str]:
@@ -298,6 +300,24 @@ async def test_a_worker_gets_no_more_than_it_has_room_for() -> None:
         await run.session.set("v0", "done")
         await eventually(lambda: len(played.keys) == 5)
         assert played.keys == ["v0", "v1", "v2", "v3", "v4"]
+
+
+async def test_a_worker_is_not_told_to_stop_what_it_has_finished() -> None:
+    async with running_service() as service, program(service) as run:
+        cancels: list[Delivery] = []
+
+        async def keep_cancels(delivery: Delivery) -> None:
+            if b"worker.cancel" in delivery.payload:
+                cancels.append(delivery)
+
+        await service.bus.subscribe(actor_subject("worker", "worker"), keep_cancels)
+        for i in range(20):
+            await run.run(f"{'FAIL' if i % 2 else 'fine'} {i}{{{{out}}}}", writes=f"v{i}")
+        await eventually(service.is_all_done)
+        await run.run("{{x}}{{out}}", reads={"x": ref("last")}, writes="last-out")
+        await run.set("last", "1")
+        await run.get("last-out")
+        assert cancels == []
 
 
 async def test_a_tenant_with_much_work_does_not_starve_another() -> None:
@@ -342,6 +362,22 @@ async def _beat(played: _Played) -> None:
     while True:
         await played.say()
         await asyncio.sleep(0.01)
+
+
+async def test_what_a_worker_refuses_is_no_attempt_and_it_gets_nothing_before_its_next_word() -> None:
+    async with running_service(workers=()) as service, program(service) as run, _played(service) as played:
+        played.refuses = True
+        for number in (1, 2, 3):
+            if number == 1:
+                await run.run("1{{out}}")
+            else:
+                await played.say()
+            await eventually(partial(_has_assigned, played, number))
+        assert {generation.attempt for assign in played.assigned for generation in assign.generations} == {1}
+
+
+def _has_assigned(played: _Played, number: int) -> bool:
+    return len(played.assigned) == number
 
 
 async def test_an_unknown_worker_or_key_disturbs_nobody() -> None:
