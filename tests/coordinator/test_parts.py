@@ -132,6 +132,16 @@ def test_due_are_the_tasks_that_are_there_and_late_and_no_other(steps: list[tupl
     assert deadlines.pop_due(now) == []
 
 
+def test_a_task_that_is_watched_again_has_its_new_deadline() -> None:
+    deadlines = Deadlines()
+    for task_name, deadline in (("a", 1.0), ("b", 100.0), ("c", 100.0)):
+        deadlines.add(task_name, deadline)
+    deadlines.remove("a")
+    deadlines.add("a", 50.0)
+    assert deadlines.pop_due(10.0) == []
+    assert deadlines.pop_due(60.0) == ["a"]
+
+
 def test_tasks_that_ended_are_not_kept_for_their_deadlines() -> None:
     deadlines = Deadlines()
     for number in range(10_000):

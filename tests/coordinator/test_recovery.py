@@ -20,7 +20,7 @@ from parrot_mq.coordinator.executor import GraphExecutor
 from parrot_mq.coordinator.protocol import SessionIdle, SessionKey
 from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.errors import ConsumerTakenOver, TaskCancelled
-from parrot_mq.messages import STREAM_VARS
+from parrot_mq.messages import STREAM_VARS, WorkerStatus, actor_subject, encode
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import Program, program, ref
 from tests.coordinator.service import Service, eventually, expected, raised_by, running_service
@@ -135,6 +135,22 @@ async def test_work_that_a_worker_runs_already_is_left_with_it() -> None:
             assert service.assignments(f"v{i}") == ["first"]
         assert service.assignments("more") == ["second"], "the first worker has no room"
         await eventually(service.is_all_done)
+
+
+async def test_after_a_start_workers_have_a_moment_to_say_what_they_run() -> None:
+    config = CoordinatorConfig(lease_s=10, settle_s=1.0, models=("scripted",))
+    async with running_service(None, workers=()) as service, program(service) as run:
+        await run.run("slow{{out}}")
+        await service.add_worker("early")
+        await service.add_coordinator(config)
+        await eventually(lambda: "ready" in service.kinds("out"))
+        late = WorkerStatus(
+            worker="late", model="scripted", state="ready", num_slots=1, running=[f"default.{run.name}.out"]
+        )
+        await service.bus.publish(actor_subject("coordinator", "registry"), encode(late))
+        await run.run("next{{out}}", writes="next")
+        assert await run.get("next") == expected("next")
+        assert service.assignments("out") == []
 
 
 async def test_what_is_cancelled_is_stopped_also_at_a_worker_that_a_former_coordinator_gave_it_to() -> None:

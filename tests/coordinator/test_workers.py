@@ -15,7 +15,16 @@ from parrot_workers.worker import Drain
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import CoordinatorConfig
 from parrot_mq.errors import CapacityExhausted, EngineFailure, GenerationAborted
-from parrot_mq.messages import Assign, ErrorInfo, GenerationsReturned, WorkerStatus, actor_subject, decode, encode
+from parrot_mq.messages import (
+    Assign,
+    Assigned,
+    ErrorInfo,
+    GenerationsReturned,
+    WorkerStatus,
+    actor_subject,
+    decode,
+    encode,
+)
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import program, ref
 from tests.coordinator.service import Service, eventually, expected, make_engine, running_service
