@@ -109,6 +109,30 @@ STAGES: Final[tuple[Stage, ...]] = (
         peak=0.22,
         decay_share=0.8,
     ),
+    Stage(
+        mixture=Mixture(
+            weights={"lookup": 0.3, "get": 3, "copy": 0.4, "larger": 4, "upper": 0.6, "join": 0.8, "equal": 5},
+            shape=RecordShape(max_bytes=440, max_fields=14, max_questions=7),
+            row_tokens=640,
+            rows=13,
+            rest_weight=0.03,
+        ),
+        steps=1600,
+        peak=0.6,
+        decay_share=0.85,
+    ),
+    Stage(
+        mixture=Mixture(
+            weights={"lookup": 0.2, "get": 2, "copy": 0.4, "larger": 9, "upper": 0.5, "join": 0.6, "equal": 4},
+            shape=RecordShape(max_bytes=200, max_fields=8, max_questions=5),
+            row_tokens=256,
+            rows=32,
+            rest_weight=0.03,
+        ),
+        steps=360,
+        peak=0.35,
+        decay_share=0.9,
+    ),
 )
 """Copying first, then finding, then records of up to 440 bytes."""
 

@@ -71,9 +71,9 @@ def larger(values: Values, shape: RecordShape, canonical: bool) -> Sample:
     draw = rng.random()
     if draw < 0.06:
         second = first
-    elif draw < 0.28:
+    elif draw < 0.24:
         second = values.number_near(first)
-    elif draw < 0.45:
+    elif draw < 0.70:
         second = values.number_as_long_as(first)
     else:
         second = values.number()
