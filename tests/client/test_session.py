@@ -128,10 +128,13 @@ async def test_a_chosen_name_is_not_used_twice() -> None:
 
 async def test_a_fresh_name_is_not_one_that_was_chosen() -> None:
     async with running_service() as service, service.client().session():
-        chosen = [ask.using(names={"reply": f"reply-{number}"})(text=f"chosen {number}") for number in range(1, 20)]
+        chosen = [
+            ask.using(names={"reply": f"reply-{number + 30}"})(text=f"chosen {number}") for number in range(1, 20)
+        ]
         fresh = [ask(text=f"fresh {number}") for number in range(20)]
         assert [await one for one in chosen] == [q(f"chosen {number}") for number in range(1, 20)]
         assert [await one for one in fresh] == [q(f"fresh {number}") for number in range(20)]
+        assert len({one.id for one in chosen + fresh}) == 39
 
 
 async def test_the_time_of_a_call_is_its_own_or_the_sessions() -> None:
