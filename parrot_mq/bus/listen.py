@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
-from parrot_mq.bus.base import Handler, Subscription
+from parrot_mq.bus.base import Handler
 from parrot_mq.bus.connection import Connection
 from parrot_mq.bus.frames import core_delivery
 from parrot_mq.bus.interests import Interest
 from parrot_mq.bus.pump import Pump
+from parrot_mq.bus.subscription import PumpedSubscription
 from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.errors import ParrotError, PermissionDenied, RequestTimeout
 
-__all__ = ["CoreSubscription", "settle"]
+__all__ = ["CoreSubscription"]
 
 _log = structlog.get_logger(__name__)
 MAX_PENDING = 65_536
 """Messages that wait for a slow handler; further ones are dropped, which core messages may be."""
 
 
-class CoreSubscription(Subscription):
+class CoreSubscription(PumpedSubscription):
     """Delivers to a handler until closed; kept across reconnections.
 
     Delivery: at most once.
@@ -32,8 +32,7 @@ class CoreSubscription(Subscription):
         self._connection = connection
         self._tasks = tasks
         self._subject = subject
-        self._pump = Pump(handler, tasks, name=f"subscribe:{subject}")
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        super().__init__(Pump(handler, tasks, name=f"subscribe:{subject}"))
         self._interest = Interest(subject, queue, self._on_message, self._on_denied)
         self._num_dropped = 0
 
@@ -50,23 +49,9 @@ class CoreSubscription(Subscription):
             await self.aclose()
             raise
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when nothing more will be delivered."""
-        self._ended.add_done_callback(lambda _: callback())
-
-    async def aclose(self) -> None:
-        await self._finish(None)
-
-    async def close_with(self, error: ParrotError) -> None:
-        """End with an error for who waits."""
-        await self._finish(error)
-
-    async def wait_closed(self) -> None:
-        await asyncio.shield(self._ended)
-
     async def _finish(self, error: ParrotError | None) -> None:
         self._connection.remove_interest(self._interest)
-        settle(self._ended, error)
+        self._settle(error)
         await self._pump.aclose()
 
     def _on_message(self, subject: bytes, reply: bytes, payload: bytes, block: bytes | None) -> None:
@@ -79,14 +64,3 @@ class CoreSubscription(Subscription):
 
     def _on_denied(self, error: PermissionDenied) -> None:
         self._tasks.start(self._finish(error), name=f"subscribe:{self._subject}:end")
-
-
-def settle(future: asyncio.Future[None], error: ParrotError | None) -> None:
-    """Say once how a subscription ended."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-        future.exception()  # whoever waits gets it; if nobody does, that is no warning

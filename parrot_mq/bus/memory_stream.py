@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from parrot_mq.bus.base import Delivery
 from parrot_mq.bus.matching import matches
 from parrot_mq.bus.streams import SUBJECTS
-from parrot_mq.messages.subjects import STREAM_DEAD, STREAM_TASKS
+from parrot_mq.messages.subjects import STREAM_DEAD
 
 __all__ = ["MemoryStream"]
 
@@ -46,11 +46,6 @@ class MemoryStream:
     def is_write_once(self) -> bool:
         """Whether the first message of a subject wins."""
         return self.name != STREAM_DEAD
-
-    @property
-    def is_work_queue(self) -> bool:
-        """Whether messages go when they are acknowledged."""
-        return self.name == STREAM_TASKS
 
     def store(self, delivery: Delivery, timestamp: float) -> Delivery | None:
         """Keep a message; None if its subject is taken."""

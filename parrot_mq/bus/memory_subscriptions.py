@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
-from collections.abc import Callable
 
-from parrot_mq.bus.base import Handler, Subscription
-from parrot_mq.bus.listen import settle
+from parrot_mq.bus.base import Handler
 from parrot_mq.bus.memory_server import Listener, MemoryServer
 from parrot_mq.bus.memory_stream import MemoryStream
 from parrot_mq.bus.pump import Pump
+from parrot_mq.bus.subscription import PumpedSubscription
 from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.errors import ConsumerTakenOver, ParrotError
 
 __all__ = ["CoreListening", "Following", "MemorySubscription", "Taking"]
 
 
-class MemorySubscription(Subscription):
+class MemorySubscription(PumpedSubscription):
     """Hands what arrives to a handler, in a task of its own."""
 
     def __init__(self, tasks: TaskOwner, handler: Handler, name: str) -> None:
         self._tasks = tasks
         self._name = name
-        self._pump = Pump(handler, tasks, name=name)
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        super().__init__(Pump(handler, tasks, name=name))
 
     @abstractmethod
     def _leave(self) -> None:
         """Stop to be called by the server."""
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when nothing more will be delivered."""
-        self._ended.add_done_callback(lambda _: callback())
-
-    async def aclose(self) -> None:
-        await self._finish(None)
-
-    async def close_with(self, error: ParrotError) -> None:
-        """End with an error for who waits."""
-        await self._finish(error)
-
-    async def wait_closed(self) -> None:
-        await asyncio.shield(self._ended)
-
     async def _finish(self, error: ParrotError | None) -> None:
         if not self._ended.done():
             self._leave()
-            settle(self._ended, error)
+            self._settle(error)
         await self._pump.aclose()
 
 
@@ -96,7 +79,7 @@ class Taking(MemorySubscription):
     def _on_taken_over(self) -> None:
         error = ConsumerTakenOver(stream=self._stream.name, consumer=self._consumer)
         self._leave()
-        settle(self._ended, error)
+        self._settle(error)
         self._tasks.start(self._finish(error), name=f"{self._name}:end")
 
     def _leave(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import abstractmethod
-from collections.abc import Callable
 
 import structlog
 
-from parrot_mq.bus.base import Handler, Subscription
+from parrot_mq.bus.base import Handler
 from parrot_mq.bus.connection import Connection
 from parrot_mq.bus.frames import (
     ACK_PREFIX,
@@ -22,8 +21,8 @@ from parrot_mq.bus.frames import (
 )
 from parrot_mq.bus.interests import Interest
 from parrot_mq.bus.jetstream import STREAM_NOT_FOUND, JetStream
-from parrot_mq.bus.listen import settle
 from parrot_mq.bus.pump import Pump
+from parrot_mq.bus.subscription import PumpedSubscription
 from parrot_mq.bus.tasks import TaskOwner
 from parrot_mq.errors import (
     ConnectionClosed,
@@ -54,7 +53,7 @@ def _can_pass(error: ParrotError) -> bool:
     return isinstance(error, (NoResponders, ConnectionLost, RequestTimeout))
 
 
-class PullSubscription(Subscription):
+class PullSubscription(PumpedSubscription):
     """Pulls from one consumer at a time and makes a new one when it is lost.
 
     Each consumer has a subscription id of its own, so what an old one still sends is told apart and dropped. Messages
@@ -71,8 +70,7 @@ class PullSubscription(Subscription):
         self._jetstream = jetstream
         self._tasks = tasks
         self._name = name
-        self._pump = Pump(handler, tasks, name=name, on_handled=self._refill)
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        super().__init__(Pump(handler, tasks, name=name, on_handled=self._refill))
         self._trouble = asyncio.Event()
         self._interest: Interest | None = None
         self._consumer = ""
@@ -111,26 +109,12 @@ class PullSubscription(Subscription):
             raise
         self._task = self._tasks.start(self._run(), name=f"{self._name}:watch")
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when nothing more will be delivered."""
-        self._ended.add_done_callback(lambda _: callback())
-
-    async def aclose(self) -> None:
-        await self._finish(None)
-
-    async def close_with(self, error: ParrotError) -> None:
-        """End with an error for who waits."""
-        await self._finish(error)
-
-    async def wait_closed(self) -> None:
-        await asyncio.shield(self._ended)
-
     async def _finish(self, error: ParrotError | None) -> None:
         if not self._ended.done():
             self._forget_consumer()
             self._connection.on_lost.remove(self._trouble.set)
             self._drop_consumer()
-            settle(self._ended, error)
+            self._settle(error)
         await self._tasks.end(self._task)
         await self._pump.aclose()
 
