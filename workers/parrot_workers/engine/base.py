@@ -39,19 +39,28 @@ class GenerationRequest:
 
     Attributes:
         key: Names the request in every event; unique among the requests that have not ended.
-        prompt: The whole prompt; it is tokenized as a whole.
+        prompt: The whole prompt: text, tokenized as a whole, or token ids.
         sampling: How to generate. Its `seed` is not read here.
         seed: Decided by the caller; random numbers are keyed by (seed, index of the output token) and by nothing else.
-        prefix_hashes: Hash of all content up to each boundary of the prompt. A hint: equal hashes mean equal prefixes.
+        prefix_hashes: Hash of all content up to each boundary of the prompt; equal hashes mean equal prefixes.
+        prefix_ends: Characters of the prompt before each of these boundaries; empty if they are not known.
         deadline: Seconds since 1970; the request is not started after this.
+        salt: Requests with different salts share no cache: the tenant, as a rule.
+        output_ids: Tokens that an earlier attempt generated; the output goes on after them.
+        tpot_target_s: Seconds that each output token may take, for a reader who waits; none for work where only the
+            end counts.
     """
 
     key: str
-    prompt: str
+    prompt: str | tuple[int, ...]
     sampling: Sampling
     seed: int = 0
     prefix_hashes: tuple[str, ...] = ()
+    prefix_ends: tuple[int, ...] = ()
     deadline: float = float("inf")
+    salt: str = ""
+    output_ids: tuple[int, ...] = ()
+    tpot_target_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +181,12 @@ class Engine(Protocol):
         """Give up requests at once: they hold no slot any more, and the next step tells `Failed(TaskCancelled)`.
 
         Keys that are not known, or ended already, are ignored. A cancelled key may be submitted again.
+        """
+
+    def pin(self, names: Iterable[str]) -> None:
+        """Keep prefixes that unfinished tasks need, by their hashes: the complete set, which replaces the former one.
+
+        What is not pinned is evicted first. Hashes that are not known yet count once a request brings them.
         """
 
     def step(self) -> list[EngineEvent]:
