@@ -62,6 +62,17 @@ class GenerationRequest:
     output_ids: tuple[int, ...] = ()
     tpot_target_s: float | None = None
 
+    @property
+    def text(self) -> str:
+        """The prompt as text.
+
+        Raises:
+            TypeError: It is token ids.
+        """
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"the prompt of {self.key!r} is token ids, not text")
+        return self.prompt
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -127,25 +138,59 @@ EngineEvent: TypeAlias = Started | Delta | Finished | Failed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatistics:
-    """What an engine is doing (`num_running`, `num_waiting`) and has done since it was made.
+    """What an engine is doing now, and what it has done since it was made.
+
+    Sums divided by `num_steps` are means; two records, one after the other, give rates.
 
     Attributes:
         num_running: Requests that hold a slot.
         num_waiting: Requests that wait for one.
         num_batches: Groups of requests that were started together.
+        num_preemptions: Requests that lost their pages to others and began again.
         num_prompt_tokens: Tokens of the prompts that were started.
         num_shared_tokens: Of these, tokens that were not computed again because another request had them.
+        num_copied_tokens: Of the shared ones, tokens whose K/V were copied to another page: the prompts part inside one.
+        num_computed_tokens: Tokens that went through the model.
         num_output_tokens: Tokens that were sampled.
         num_steps: Steps that had work.
+        num_batched: Sequences in a step, summed over the steps.
+        num_levels: Levels of shared segments that attention used, summed over the steps.
+        num_read_tokens: Tokens whose K/V attention read, a shared segment once for all that share it.
+        num_flat_tokens: What it would have read without levels.
+        step_s: Seconds that the steps took, summed.
+        last_step_s: Seconds of the last step.
+        last_batch_size: Sequences in the last step.
+        page_size: Tokens in a page; 0 if the engine has no pages.
+        num_pages: Pages of the KV cache.
+        num_free_pages: Pages that nobody uses.
+        num_cached_pages: Pages that only the prefix tree holds: they can be evicted.
+        num_pinned_pages: Of the cached ones, pages that unfinished tasks need: evicted last.
+        num_evicted_pages: Pages that were taken from the tree for something else.
     """
 
     num_running: int = 0
     num_waiting: int = 0
     num_batches: int = 0
+    num_preemptions: int = 0
     num_prompt_tokens: int = 0
     num_shared_tokens: int = 0
+    num_copied_tokens: int = 0
+    num_computed_tokens: int = 0
     num_output_tokens: int = 0
     num_steps: int = 0
+    num_batched: int = 0
+    num_levels: int = 0
+    num_read_tokens: int = 0
+    num_flat_tokens: int = 0
+    step_s: float = 0.0
+    last_step_s: float = 0.0
+    last_batch_size: int = 0
+    page_size: int = 0
+    num_pages: int = 0
+    num_free_pages: int = 0
+    num_cached_pages: int = 0
+    num_pinned_pages: int = 0
+    num_evicted_pages: int = 0
 
 
 class Engine(Protocol):
