@@ -18,7 +18,7 @@ STAMP = "stamp "
 
 def answer(request: GenerationRequest) -> str:
     """The age of the prompt's stamp in nanoseconds, or a short text."""
-    _, found, stamp = request.prompt.partition(STAMP)
+    _, found, stamp = request.text.partition(STAMP)
     return str(time.time_ns() - int(stamp.split()[0])) if found else "done"
 
 

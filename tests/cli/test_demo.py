@@ -23,7 +23,7 @@ from parrot_mq.messages import TaskEvent
 
 def answer(request: GenerationRequest) -> str:
     """What the tiny model is trained to answer, by regular expressions."""
-    prompt = request.prompt
+    prompt = request.text
     if match := re.search(r"What is the (.+)\?", prompt):
         field = re.search(rf"^{match[1]}: (.+)$", prompt, re.MULTILINE)
         assert field is not None

@@ -486,7 +486,7 @@ async def _connect(config: BusConfig) -> None:
 
 
 async def test_the_service_of_the_testing_module_answers() -> None:
-    async with local_service(lambda request: request.prompt.upper()) as client, client.session() as session:
+    async with local_service(lambda request: request.text.upper()) as client, client.session() as session:
         assert isinstance(session, Session)
         assert await ask(text="parrots") == "Q: PARROTS A: "
 

@@ -64,7 +64,7 @@ class HoldingEngine:
         return bool(self._inner.has_work or self._held or self._cancelled)
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        held = [] if self._gate.is_open else [request for request in requests if "HOLD" in request.prompt]
+        held = [] if self._gate.is_open else [request for request in requests if "HOLD" in request.text]
         self._held.update((request.key, request) for request in held)
         self._gate.held += [request.key for request in held]
         self._inner.submit([request for request in requests if request.key not in self._held])
@@ -76,6 +76,9 @@ class HoldingEngine:
                 self._cancelled.append(Failed(key, TaskCancelled(task=key)))
                 self._gate.cancelled.append(key)
         self._inner.cancel(keys)
+
+    def pin(self, names: Iterable[str]) -> None:
+        self._inner.pin(names)
 
     def step(self) -> list[EngineEvent]:
         if self._gate.breaks:

@@ -64,9 +64,9 @@ def expected(prompt: str) -> str:
 
 def answer(request: GenerationRequest) -> str:
     """Write `expected`, but fail where the prompt says FAIL."""
-    if "FAIL" in request.prompt:
+    if "FAIL" in request.text:
         raise EngineFailure(cause="the prompt says so")
-    return expected(request.prompt)
+    return expected(request.text)
 
 
 def make_engine(write: Callable[[GenerationRequest], str], **settings: Any) -> ScriptedEngine:

@@ -28,7 +28,7 @@ async def test_an_output_of_any_size(size: int) -> None:
     text = "\N{PARROT}" * (size // 4)
 
     def write(request: GenerationRequest) -> str:
-        return text if request.prompt == "long" else expected(request.prompt)
+        return text if request.text == "long" else expected(request.text)
 
     async with running_service(workers=()) as service, program(service) as run:
         await service.add_worker(engine=lambda: make_engine(write, tokens_per_step=50_000))

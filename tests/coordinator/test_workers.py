@@ -157,7 +157,7 @@ async def test_work_that_a_worker_has_no_room_for_is_tried_again() -> None:
         if num_refused[request.key] < 2:
             num_refused[request.key] += 1
             raise CapacityExhausted("no pages")
-        return expected(request.prompt)
+        return expected(request.text)
 
     async with running_service(workers=()) as service, program(service) as run:
         await service.add_worker(engine=lambda: make_engine(write))
@@ -171,9 +171,9 @@ async def test_work_that_a_worker_has_no_room_for_is_tried_again() -> None:
 
 async def test_an_answer_that_raises_fails_its_own_output_only() -> None:
     def write(request: GenerationRequest) -> str:
-        if "bug" in request.prompt:
+        if "bug" in request.text:
             raise ZeroDivisionError("division by zero")
-        return expected(request.prompt)
+        return expected(request.text)
 
     async with running_service(workers=()) as service, program(service) as run:
         await service.add_worker(engine=lambda: make_engine(write))

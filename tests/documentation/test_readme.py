@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 def answer(request: GenerationRequest) -> str:
     """Says which kind of prompt it was."""
-    return request.prompt.splitlines()[0].lower()
+    return request.text.splitlines()[0].lower()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ LONG = 100_000
 
 def answer(request: GenerationRequest) -> str:
     """What the worker says."""
-    prompt = request.prompt
+    prompt = request.text
     if prompt.startswith("Once upon a time"):
         return STORY
     return f"{len(prompt)} characters" if len(prompt) > LONG else f"<{prompt.splitlines()[-1]}>"

@@ -36,7 +36,7 @@ class _GatedEngine:
     """A scripted engine whose steps wait for the test. `on_step` may raise."""
 
     def __init__(self, on_step: Callable[[], None] = lambda: None) -> None:
-        self._engine = ScriptedEngine(lambda request: request.prompt, tokens_per_step=1, num_slots=4)
+        self._engine = ScriptedEngine(lambda request: request.text, tokens_per_step=1, num_slots=4)
         self._on_step = on_step
         self.gate = threading.Semaphore(0)
         self.stepping = threading.Event()
@@ -52,6 +52,9 @@ class _GatedEngine:
     def cancel(self, keys: Iterable[str]) -> None:
         self._engine.cancel(keys)
 
+    def pin(self, names: Iterable[str]) -> None:
+        self._engine.pin(names)
+
     def step(self) -> list[EngineEvent]:
         self.stepping.set()
         self.gate.acquire()
@@ -64,7 +67,7 @@ class _GatedEngine:
 
 
 def _scripted(**options: int) -> Callable[[], ScriptedEngine]:
-    return lambda: ScriptedEngine(lambda request: request.prompt.upper(), **options)  # type: ignore[arg-type]
+    return lambda: ScriptedEngine(lambda request: request.text.upper(), **options)  # type: ignore[arg-type]
 
 
 async def _read_until_ended(events: AsyncIterator[list[EngineEvent]], num_ends: int) -> list[EngineEvent]:

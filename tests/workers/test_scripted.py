@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from parrot_workers.engine import Delta, Failed, Finished, GenerationRequest, ScriptedEngine, Started
 
 from parrot_mq.errors import (
@@ -17,11 +21,12 @@ from parrot_mq.errors import (
     ParrotError,
     TaskCancelled,
 )
+from parrot_mq.program import prefix_hashes
 from tests.workers.driving import check_story, ends, make_request, run
 
 
 def _upper(request: GenerationRequest) -> str:
-    return request.prompt.upper()
+    return request.text.upper()
 
 
 def test_an_answer_is_told_in_steps() -> None:
@@ -63,19 +68,85 @@ def test_requests_wait_for_slots_in_order() -> None:
     assert engine.statistics().num_batches == 3
 
 
-def test_prompts_that_begin_alike_share() -> None:
+# -- the cache that it stands for ------------------------------------------------------------------------------------
+
+
+def _prompt(key: str, *segments: str, salt: str = "") -> GenerationRequest:
+    """A request whose prompt is made of segments."""
+    ends = tuple(accumulate(map(len, segments)))
+    request = make_request(key, "".join(segments))
+    return replace(request, prefix_hashes=tuple(prefix_hashes(segments)), prefix_ends=ends, salt=salt)
+
+
+def _shared(engine: ScriptedEngine, *requests: GenerationRequest) -> dict[str, int]:
+    events = run(engine, requests)
+    return {event.key: event.num_shared_tokens for event in events if isinstance(event, Started)}
+
+
+def test_prompts_share_the_prefixes_that_their_hashes_name() -> None:
     engine = ScriptedEngine(_upper)
-    events = run(engine, [make_request("a", "prefix one"), make_request("b", "prefix two"), make_request("c", "else")])
-    shared = {event.key: event.num_shared_tokens for event in events if isinstance(event, Started)}
-    assert shared == {"a": 0, "b": 7, "c": 0}
-    assert engine.statistics().num_shared_tokens == 7
+    assert _shared(
+        engine, _prompt("a", "prefix ", "one"), _prompt("b", "prefix ", "two"), _prompt("c", "other ", "one")
+    ) == {"a": 0, "b": 7, "c": 0}
+    assert _shared(engine, _prompt("d", "prefix ", "two", "!")) == {"d": 10}
+    assert _shared(engine, _prompt("e", "prefix ", "two")) == {"e": 9}, "the last character is always computed"
+    assert _shared(engine, _prompt("f", "prefix ", salt="another tenant")) == {"f": 0}
+    statistics = engine.statistics()
+    assert statistics.num_shared_tokens == 26
+    assert statistics.num_computed_tokens == statistics.num_prompt_tokens - 26 + statistics.num_output_tokens
+
+
+def test_what_was_used_longest_ago_is_evicted_and_what_is_pinned_last() -> None:
+    engine = ScriptedEngine(_upper, num_pages=4, page_size=2)
+    engine.pin(prefix_hashes(["aaaa"]))
+    for key in ("aaaa", "bbbb", "cccc"):
+        run(engine, [_prompt(key, key)])
+    statistics = engine.statistics()
+    assert (statistics.num_pages, statistics.num_free_pages, statistics.num_evicted_pages) == (4, 0, 2)
+    assert (statistics.num_cached_pages, statistics.num_pinned_pages) == (4, 2)
+    assert _shared(engine, _prompt("a", "aaaa", "x")) == {"a": 4}
+    engine.pin([])
+    assert engine.statistics().num_pinned_pages == 0
+    assert _shared(engine, _prompt("d", "dddddddd"), _prompt("b", "bbbb", "x")) == {"d": 0, "b": 0}
+
+
+def test_of_a_prompt_the_end_is_evicted_first() -> None:
+    engine = ScriptedEngine(_upper, num_pages=3, page_size=4)
+    run(engine, [_prompt("a", "aaaa", "bbbb", "cccc")])
+    run(engine, [_prompt("d", "dddd")])
+    assert _shared(engine, _prompt("a", "aaaa", "bbbb", "cccc")) == {"a": 8}
+
+
+@given(
+    prompts=st.lists(st.lists(st.sampled_from(["a", "bb", "cccc"]), min_size=1, max_size=4), max_size=20),
+    pins=st.lists(st.lists(st.sampled_from(["a", "bb", "cccc"]), min_size=1, max_size=3), max_size=4),
+    num_pages=st.integers(0, 8),
+)
+def test_the_pages_of_the_cache_add_up(prompts: list[list[str]], pins: list[list[str]], num_pages: int) -> None:
+    engine = ScriptedEngine(_upper, num_pages=num_pages, page_size=2)
+    for number, prompt in enumerate(prompts):
+        if pins:
+            engine.pin(prefix_hashes(pins[number % len(pins)]))
+        run(engine, [_prompt(str(number), *prompt)])
+        found = engine.statistics()
+        assert 0 <= found.num_pinned_pages <= found.num_cached_pages <= num_pages
+        assert found.num_cached_pages + found.num_free_pages == num_pages
+
+
+def test_steps_and_batches_are_counted() -> None:
+    engine = ScriptedEngine(_upper, num_slots=2, tokens_per_step=5, step_s=0.001)
+    run(engine, [make_request(f"r{i}") for i in range(3)])
+    statistics = engine.statistics()
+    assert (statistics.num_steps, statistics.num_batched, statistics.last_batch_size) == (2, 3, 1)
+    assert statistics.step_s >= 0.002
+    assert 0.001 <= statistics.last_step_s < statistics.step_s
 
 
 def test_what_the_script_raises_fails_its_request_alone() -> None:
     def answer(request: GenerationRequest) -> str:
         if request.key == "full":
             raise CapacityExhausted("no room")
-        return str(1 // len(request.prompt))
+        return str(1 // len(request.text))
 
     events = run(ScriptedEngine(answer), [make_request("full"), make_request("bad", ""), make_request("good", "x")])
     found = ends(events)

@@ -167,7 +167,7 @@ async def test_the_seed_is_the_same_at_every_attempt_and_the_callers_if_there_is
     seeds: dict[str, list[int]] = {}
 
     def write(request: GenerationRequest) -> str:
-        seeds.setdefault(request.prompt, []).append(request.seed)
+        seeds.setdefault(request.text, []).append(request.seed)
         return "x"
 
     async with open_bench(lambda: make_engine(write)) as bench:
@@ -225,9 +225,9 @@ def _code(value: Value) -> str:
 
 async def test_an_error_that_will_not_go_away_is_stored_and_one_that_may_is_given_back() -> None:
     def write(request: GenerationRequest) -> str:
-        if request.prompt == "long":
+        if request.text == "long":
             raise ContextLengthExceeded(num_prompt_tokens=9, max_tokens=1, limit=5)
-        if request.prompt == "full":
+        if request.text == "full":
             raise CapacityExhausted("no pages are free")
         raise ZeroDivisionError("oops")
 

@@ -2,7 +2,7 @@
 
 Example:
     >>> async def main() -> None:
-    ...     async with local_service(lambda request: request.prompt.upper()) as client, client.session():
+    ...     async with local_service(lambda request: request.text.upper()) as client, client.session():
     ...         print(await shout(text="parrots"))
 """
 

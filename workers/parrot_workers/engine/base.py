@@ -149,7 +149,7 @@ class EngineStatistics:
         num_preemptions: Requests that lost their pages to others and began again.
         num_prompt_tokens: Tokens of the prompts that were started.
         num_shared_tokens: Of these, tokens that were not computed again because another request had them.
-        num_copied_tokens: Of the shared ones, tokens whose K/V were copied to another page: the prompts part inside one.
+        num_copied_tokens: Of the shared ones, tokens whose K/V were copied: the prompts part inside a page.
         num_computed_tokens: Tokens that went through the model.
         num_output_tokens: Tokens that were sampled.
         num_steps: Steps that had work.

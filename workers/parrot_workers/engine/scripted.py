@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from parrot_mq.errors import ContextLengthExceeded, EngineFailure, ParrotError, TaskCancelled
+from parrot_mq.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailure, ParrotError, TaskCancelled
 from parrot_workers.engine.base import (
     Delta,
     EngineEvent,
@@ -17,17 +18,17 @@ from parrot_workers.engine.base import (
     GenerationRequest,
     Started,
 )
-from parrot_workers.engine.grouping import shared_lengths
-from parrot_workers.engine.waiting import WaitingQueue
+from parrot_workers.engine.scripted_cache import ScriptedCache
 
 __all__ = ["ScriptedEngine"]
 
 
 @dataclass(slots=True)
 class _Row:
-    """A request and how much of its answer has been told."""
+    """A request, and how much of its answer has been told."""
 
     request: GenerationRequest
+    came: float
     text: str = ""
     finish_reason: FinishReason = "eos"
     num_shared_tokens: int = 0
@@ -37,12 +38,16 @@ class _Row:
 class ScriptedEngine:
     """Answers each request with `answer(request)`. One character counts as one token. Needs no torch.
 
+    Prompts share what the hashes of their prefixes say that they share, as long as a cache of that size would hold it.
+
     Args:
         answer: The text of a request, before stop strings and `max_tokens` cut it. What it raises becomes the request's
             `Failed`: a `ParrotError` as it is, anything else as `EngineFailure`.
         tokens_per_step: Characters that each running request tells per step.
         num_slots: Requests that run at a time.
         max_context_tokens: Most characters of prompt and output together.
+        num_pages: Pages of the cache that it stands for; 0 if it has none.
+        page_size: Characters in a page.
         step_s: Seconds that each step sleeps, to stand for the model.
         now: Seconds since 1970.
     """
@@ -54,6 +59,8 @@ class ScriptedEngine:
         tokens_per_step: int = 16,
         num_slots: int = 16,
         max_context_tokens: int = 1_000_000,
+        num_pages: int = 65_536,
+        page_size: int = 16,
         step_s: float = 0.0,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -63,10 +70,13 @@ class ScriptedEngine:
         self._max_context_tokens = max_context_tokens
         self._step_s = step_s
         self._now = now
-        self._waiting: WaitingQueue[_Row] = WaitingQueue()
+        self._cache = ScriptedCache(num_pages=num_pages, page_size=page_size)
+        self._waiting: dict[str, _Row] = {}
         self._running: dict[str, _Row] = {}
         self._events: list[EngineEvent] = []
-        self._num_batches = self._num_prompt = self._num_shared = self._num_output = self._num_steps = 0
+        self._num_batches = self._num_prompt = self._num_shared = self._num_output = 0
+        self._num_steps = self._num_batched = self._last_batch_size = 0
+        self._sum_step_s = self._last_step_s = 0.0
 
     @property
     def num_slots(self) -> int:
@@ -81,7 +91,6 @@ class ScriptedEngine:
         return bool(self._running or self._waiting or self._events)
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        now = self._now()
         for request in requests:
             if request.key in self._running or request.key in self._waiting:
                 continue
@@ -92,58 +101,89 @@ class ScriptedEngine:
                 )
                 self._events.append(Failed(request.key, error))
             else:
-                self._waiting.push(_Row(request), now=now)
+                self._waiting[request.key] = _Row(request, self._now())
 
     def cancel(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if self._waiting.remove(key) or self._running.pop(key, None) is not None:
+            if self._waiting.pop(key, None) is not None or self._running.pop(key, None) is not None:
                 self._events.append(Failed(key, TaskCancelled(task=key)))
+
+    def pin(self, names: Iterable[str]) -> None:
+        self._cache.pin(names)
 
     def step(self) -> list[EngineEvent]:
         if not self.has_work:
             return []
-        self._num_steps += 1
+        began_at = time.monotonic()
+        self._expire()
         self._schedule()
+        self._last_batch_size = len(self._running)
         if self._step_s:
             time.sleep(self._step_s)
         for row in list(self._running.values()):
             self._advance(row)
+        self._num_steps += 1
+        self._num_batched += self._last_batch_size
+        self._last_step_s = time.monotonic() - began_at
+        self._sum_step_s += self._last_step_s
         events, self._events = self._events, []
         return events
 
     def statistics(self) -> EngineStatistics:
+        cache = self._cache
         return EngineStatistics(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
             num_batches=self._num_batches,
             num_prompt_tokens=self._num_prompt,
             num_shared_tokens=self._num_shared,
+            num_computed_tokens=self._num_prompt - self._num_shared + self._num_output,
             num_output_tokens=self._num_output,
             num_steps=self._num_steps,
+            num_batched=self._num_batched,
+            step_s=self._sum_step_s,
+            last_step_s=self._last_step_s,
+            last_batch_size=self._last_batch_size,
+            page_size=cache.page_size if cache.num_pages else 0,
+            num_pages=cache.num_pages,
+            num_free_pages=cache.num_pages - cache.num_cached_pages,
+            num_cached_pages=cache.num_cached_pages,
+            num_pinned_pages=cache.num_pinned_pages,
+            num_evicted_pages=cache.num_evicted_pages,
         )
+
+    def _expire(self) -> None:
+        """Give up those who have waited too long."""
+        now = self._now()
+        for row in [row for row in self._waiting.values() if row.request.deadline < now]:
+            key = row.request.key
+            del self._waiting[key]
+            timeout_s = max(0.0, row.request.deadline - row.came)
+            self._events.append(Failed(key, DeadlineExceeded(what=f"the start of {key!r}", timeout_s=timeout_s)))
 
     def _schedule(self) -> None:
         """Give free slots to those who wait."""
-        self._events += self._waiting.expire(now=self._now())
-        rows = self._waiting.take(self._num_slots - len(self._running))
-        if not rows:
-            return
-        self._num_batches += 1
-        for row, shared in zip(rows, shared_lengths([row.request.prompt for row in rows]), strict=True):
+        rows = list(islice(self._waiting.values(), self._num_slots - len(self._running)))
+        self._num_batches += bool(rows)
+        for row in rows:
+            del self._waiting[row.request.key]
             try:
                 row.text, row.finish_reason = _cut(self._answer(row.request), row.request)
             except ParrotError as error:
                 self._events.append(Failed(row.request.key, error))
-                continue
             except Exception as error:
                 failure = EngineFailure(cause=f"{type(error).__name__}: {error}")
                 self._events.append(Failed(row.request.key, failure))
-                continue
-            row.num_shared_tokens = shared
-            self._num_prompt += len(row.request.prompt)
-            self._num_shared += shared
-            self._running[row.request.key] = row
-            self._events.append(Started(row.request.key, len(row.request.prompt), shared))
+            else:
+                self._start(row)
+
+    def _start(self, row: _Row) -> None:
+        request = row.request
+        row.num_shared_tokens = self._cache.add(request)
+        self._num_prompt += len(request.prompt)
+        self._num_shared += row.num_shared_tokens
+        self._running[request.key] = row
+        self._events.append(Started(request.key, len(request.prompt), row.num_shared_tokens))
 
     def _advance(self, row: _Row) -> None:
         """Tell the next characters of one answer."""
@@ -155,16 +195,18 @@ class ScriptedEngine:
             self._num_output += len(text)
         if row.num_told == len(row.text):
             del self._running[key]
-            self._events.append(
-                Finished(
-                    key=key,
-                    text=row.text,
-                    finish_reason=row.finish_reason,
-                    num_prompt_tokens=len(row.request.prompt),
-                    num_shared_tokens=row.num_shared_tokens,
-                    num_output_tokens=len(row.text),
-                )
-            )
+            self._events.append(_finished(row))
+
+
+def _finished(row: _Row) -> Finished:
+    return Finished(
+        key=row.request.key,
+        text=row.text,
+        finish_reason=row.finish_reason,
+        num_prompt_tokens=len(row.request.prompt),
+        num_shared_tokens=row.num_shared_tokens,
+        num_output_tokens=len(row.text),
+    )
 
 
 def _cut(text: str, request: GenerationRequest) -> tuple[str, FinishReason]:
