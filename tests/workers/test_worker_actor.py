@@ -142,6 +142,24 @@ async def test_a_prompt_is_its_segments_joined() -> None:
         assert await bench.value("v1") == await bench.value("v2") == expected("")
 
 
+async def test_a_request_knows_its_boundaries_and_whose_it_is() -> None:
+    requests: list[GenerationRequest] = []
+
+    def write(request: GenerationRequest) -> str:
+        requests.append(request)
+        return "x"
+
+    async with open_bench(lambda: make_engine(write)) as bench:
+        digest = await bench.bus.put_blob("t", "größe".encode())
+        segments: list[str | BlobRef] = ["ab", "", BlobRef(digest=digest, size_bytes=7)]
+        await bench.assign_batch(segments, [generation("v0", [0, 1, 2, 0])])
+        await bench.value("v0")
+        (request,) = requests
+        assert (request.text, request.prefix_ends) == ("abgrößeab", (2, 2, 7, 9)), "in characters, not bytes"
+        assert len(request.prefix_hashes) == len(request.prefix_ends)
+        assert request.salt == "t"
+
+
 async def test_a_large_segment_is_fetched_once_for_the_whole_batch() -> None:
     text = "x" * 500_000
     async with open_bench(bus=_CountingBus(fresh_server())) as bench:

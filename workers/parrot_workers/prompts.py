@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate
 
 from parrot_mq.bus import Bus, fetch_text
 from parrot_mq.messages import BlobRef, Generation
@@ -28,13 +29,16 @@ class Prompts:
             IndexError: The batch has no such segment.
             TransportError: The server was away for too long.
         """
+        texts = [await self._text(index, generation.tenant) for index in generation.prompt]
         return GenerationRequest(
             key=generation.key,
-            prompt="".join([await self._text(index, generation.tenant) for index in generation.prompt]),
+            prompt="".join(texts),
             sampling=generation.sampling,
             seed=_seed(generation),
             prefix_hashes=tuple(generation.prefix_hashes),
+            prefix_ends=tuple(accumulate(map(len, texts))),
             deadline=generation.deadline,
+            salt=generation.tenant,
         )
 
     async def _text(self, index: int, tenant: str) -> str:
