@@ -1,5 +1,7 @@
 """Hugging Face checkpoints. Importing this package imports no torch; loading a model does."""
 
-from parrot_workers.models.loader import LoadedModel, import_extra, load_model
+from parrot_workers.models.extra import import_extra
+from parrot_workers.models.loader import LoadedModel, load_model
+from parrot_workers.models.paged import ForwardContext, LayerSpec, forward
 
-__all__ = ["LoadedModel", "import_extra", "load_model"]
+__all__ = ["ForwardContext", "LayerSpec", "LoadedModel", "forward", "import_extra", "load_model"]

@@ -6,18 +6,19 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parrot_mq.errors import CheckpointError, ConfigurationError, EngineFailure
 from parrot_workers.models.checkpoint import check_files
+from parrot_workers.models.extra import import_extra
+from parrot_workers.models.paged import LayerSpec
+from parrot_workers.models.probe import Unsupported, learn_layers
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LoadedModel", "import_extra", "load_model"]
+__all__ = ["LoadedModel", "load_model"]
 
 # What the engine passes to a model. Without positions, a padded row reads another text than a row alone.
 _FORWARD_ARGUMENTS = ("input_ids", "position_ids", "attention_mask", "past_key_values", "logits_to_keep")
@@ -35,6 +36,7 @@ class LoadedModel:
         eos_token_ids: Tokens that end an output.
         max_context_tokens: Most tokens of prompt and output together.
         vocab_size: Token ids are below this.
+        layers: Attention of each layer.
         has_sliding_window: True if some layer sees only the last tokens.
     """
 
@@ -44,12 +46,19 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     max_context_tokens: int
     vocab_size: int
+    layers: tuple[LayerSpec, ...]
     has_sliding_window: bool
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights, keys and values."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def num_parameters(self) -> int:
@@ -107,19 +116,6 @@ def load_model(path: Path, *, device: str = "cpu", dtype: str | torch.dtype | No
         raise CheckpointError(path=str(path), problem=problem, remedy=remedy) from error
 
 
-def import_extra(name: str) -> ModuleType:
-    """Import a module that only workers need.
-
-    Raises:
-        ConfigurationError: It is not installed; the sentence names the extra.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        sentence = f"a worker needs {error.name}: install it with `pip install 'parrot-mq[worker]'`"
-        raise ConfigurationError(sentence, setting="worker") from error
-
-
 def _check_architecture(path: Path, config: dict[str, Any]) -> None:
     """It is a decoder-only language model that transformers itself has the code of."""
     known = import_extra("transformers").CONFIG_MAPPING
@@ -154,13 +150,16 @@ def _load(path: Path, device: str, dtype: str | torch.dtype | None) -> LoadedMod
         problem = f"it lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]}"
         raise CheckpointError(path=str(path), problem=problem, remedy="copy the checkpoint again")
     _check_model(path, model)
+    model = _move(model, device).eval()
+    max_context_tokens = _max_context_tokens(path, model)
     return LoadedModel(
-        model=_move(model, device).eval(),
+        model=model,
         tokenizer=tokenizer,
         name=path.resolve().name,
         eos_token_ids=_eos_token_ids(model, tokenizer),
-        max_context_tokens=_max_context_tokens(path, model),
+        max_context_tokens=max_context_tokens,
         vocab_size=model.get_input_embeddings().num_embeddings,
+        layers=_learn_layers(path, model, max_context_tokens),
         has_sliding_window=_has_sliding_window(model),
     )
 
@@ -174,6 +173,14 @@ def _check_model(path: Path, model: Any) -> None:
         why = f"takes no {', '.join(lacking)}" if lacking else "keeps a state that is no attention cache"
         problem = f"its architecture {type(model).__name__} {why}"
         raise CheckpointError(path=str(path), problem=problem, remedy="give a model with attention layers only")
+
+
+def _learn_layers(path: Path, model: Any, max_context_tokens: int) -> tuple[LayerSpec, ...]:
+    try:
+        return learn_layers(model, max_context_tokens)
+    except Unsupported as error:
+        problem = f"its architecture {type(model).__name__} {error}"
+        raise CheckpointError(path=str(path), problem=problem, remedy="give a model with plain attention") from error
 
 
 def _move(model: Any, device: str) -> Any:

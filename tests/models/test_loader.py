@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from parrot_workers.models import LoadedModel, load_model, loader
+from parrot_workers.models import LoadedModel, extra, load_model
 
 from parrot_mq.errors import CheckpointError, ConfigurationError
 from tests.workers.checkpoints import save_checkpoint, transformers
@@ -191,7 +191,7 @@ def test_a_missing_package_names_the_extra(folder: Path, monkeypatch: pytest.Mon
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return import_module(wanted)
 
-    monkeypatch.setattr(loader, "import_module", fail)
+    monkeypatch.setattr(extra, "import_module", fail)
     with pytest.raises(ConfigurationError, match=rf"needs {name}: install it with `pip install 'parrot-mq\[worker\]'`"):
         load_model(folder)
 
