@@ -5,89 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parrot_mq.errors import CheckpointError, ConfigurationError, EngineFailure
+from parrot_mq.errors import CheckpointError, ConfigurationError
 from parrot_workers.models.checkpoint import check_files
 from parrot_workers.models.extra import import_extra
+from parrot_workers.models.loaded_model import LoadedModel
 from parrot_workers.models.paged import LayerSpec
 from parrot_workers.models.probe import Unsupported, learn_layers
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["load_model"]
 
 # What the engine passes to a model. Without positions, a padded row reads another text than a row alone.
 _FORWARD_ARGUMENTS = ("input_ids", "position_ids", "attention_mask", "past_key_values", "logits_to_keep")
 _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model ready to run, and its tokenizer.
-
-    Attributes:
-        model: A `transformers` causal language model in eval mode.
-        tokenizer: Its `transformers` tokenizer.
-        name: Name of the checkpoint's folder.
-        eos_token_ids: Tokens that end an output.
-        max_context_tokens: Most tokens of prompt and output together.
-        vocab_size: Token ids are below this.
-        layers: Attention of each layer.
-        has_sliding_window: True if some layer sees only the last tokens.
-    """
-
-    model: Any
-    tokenizer: Any
-    name: str
-    eos_token_ids: frozenset[int]
-    max_context_tokens: int
-    vocab_size: int
-    layers: tuple[LayerSpec, ...]
-    has_sliding_window: bool
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of weights, keys and values."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the model, tied ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    def encode(self, text: str) -> list[int]:
-        """Tokenize a whole prompt exactly as `tokenizer(text)` does. An empty prompt is the token that begins a text.
-
-        Raises:
-            EngineFailure: There is no token to begin with, or one that the model does not know.
-        """
-        token_ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
-        if not token_ids:
-            if self.tokenizer.bos_token_id is None:
-                raise EngineFailure(cause="the prompt is empty, and the model has no token to begin with")
-            return [self.tokenizer.bos_token_id]
-        if max(token_ids) >= self.vocab_size:
-            raise EngineFailure(cause=f"token {max(token_ids)} is beyond the model's vocabulary of {self.vocab_size}")
-        return token_ids
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Text of tokens; special ones have none."""
-        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
-    def make_cache(self) -> Any:
-        """An empty `DynamicCache` whose layers fit the model."""
-        return import_extra("transformers").DynamicCache(config=self.model.config)
 
 
 def load_model(path: Path, *, device: str = "cpu", dtype: str | torch.dtype | None = None) -> LoadedModel:

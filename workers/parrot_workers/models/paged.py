@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from parrot_workers.attention.base import AttentionBackend
     from parrot_workers.kv_cache.pool import KVPool
-    from parrot_workers.models.loader import LoadedModel
+    from parrot_workers.models.loaded_model import LoadedModel
 
 __all__ = ["ATTENTION", "ForwardContext", "LayerPass", "LayerSpec", "attend", "forward", "use_paged_attention"]
 
