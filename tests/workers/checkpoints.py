@@ -10,7 +10,7 @@ import torch
 import transformers as untyped_transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-__all__ = ["FAMILIES", "byte_tokenizer", "save_checkpoint", "sentencepiece_tokenizer"]
+__all__ = ["FAMILIES", "byte_tokenizer", "load_plain", "save_checkpoint", "sentencepiece_tokenizer"]
 
 transformers: Any = untyped_transformers  # its classes are built at import, so their types say little
 
@@ -32,40 +32,39 @@ _SHAPE: dict[str, Any] = {
 }
 
 
-def _llama() -> Any:
-    return transformers.LlamaConfig(**_SHAPE)
+def _make(name: str, **changes: Any) -> Callable[[], Any]:
+    """How to make a config of transformers' class `<name>Config`."""
+    return lambda: getattr(transformers, f"{name}Config")(**{**_SHAPE, **changes})
 
 
-def _qwen3() -> Any:
-    return transformers.Qwen3Config(**_SHAPE, tie_word_embeddings=True)
-
-
-def _mistral() -> Any:
-    return transformers.MistralConfig(**_SHAPE, sliding_window=24)
-
-
-def _gemma2() -> Any:
-    return transformers.Gemma2Config(**_SHAPE, sliding_window=24, query_pre_attn_scalar=8)
-
-
-def _mixtral() -> Any:
-    return transformers.MixtralConfig(**_SHAPE, num_local_experts=4, num_experts_per_tok=2)
-
-
-def _gpt2() -> Any:
-    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.5}
-    return transformers.GPT2Config(vocab_size=VOCAB_SIZE, bos_token_id=256, eos_token_id=257, **shape)
-
+_WINDOW = {"sliding_window": 24}
+_ONE_OF_EACH = {**_WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": _llama,
-    "qwen3": _qwen3,
-    "mistral": _mistral,
-    "gemma2": _gemma2,
-    "mixtral": _mixtral,
-    "gpt2": _gpt2,
+    "llama": _make("Llama"),
+    "qwen3": _make("Qwen3", tie_word_embeddings=True),
+    "mistral": _make("Mistral", **_WINDOW),
+    "gemma2": _make("Gemma2", **_WINDOW, query_pre_attn_scalar=8),
+    "mixtral": _make("Mixtral", num_local_experts=4, **_EXPERTS),
+    "gpt2": _make("GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=512),
+    "qwen2": _make("Qwen2", use_sliding_window=True, **_ONE_OF_EACH),
+    "qwen3_moe": _make("Qwen3Moe", num_experts=4, **_EXPERTS),
+    "gemma3": _make("Gemma3Text", **_ONE_OF_EACH, query_pre_attn_scalar=4),
+    "phi3": _make("Phi3", **_WINDOW),
+    "phi": _make("Phi"),
+    "olmo2": _make("Olmo2"),
+    "smollm3": _make("SmolLM3", no_rope_layers=[1, 0]),
+    "granite": _make("Granite", residual_multiplier=0.5, embedding_multiplier=2.0, attention_multiplier=0.3),
+    "cohere2": _make("Cohere2", **_ONE_OF_EACH),
+    "gpt_neox": _make("GPTNeoX"),
+    "starcoder2": _make("Starcoder2", **_WINDOW),
+    "glm4": _make("Glm4"),
+    "exaone4": _make("Exaone4", **_ONE_OF_EACH),
+    "nanochat": _make("NanoChat"),
+    "opt": _make("OPT", ffn_dim=64, word_embed_proj_dim=32),
 }
-"""How to make a config of each family; Mistral and Gemma 2 have a sliding window that the tests' prompts exceed."""
+"""How to make a config of each family; those with a sliding window have one that the tests' prompts exceed."""
 
 
 def byte_tokenizer() -> Any:
@@ -105,6 +104,11 @@ def save_checkpoint(folder: Path, config: Any, *, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+def load_plain(folder: Path) -> Any:
+    """The model as transformers alone runs it, in float32: the oracle."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="float32").eval()
 
 
 def _byte_characters() -> Iterator[tuple[int, str]]:
