@@ -12,7 +12,8 @@
       TransportError            ConnectFailed, ConnectionClosed, ConnectionLost, ServerTooOld, JetStreamUnavailable,
                                 StreamMismatch, PermissionDenied, NoResponders, RequestTimeout, PublishRejected,
                                 SubjectTaken, PayloadTooLarge, BlobMissing, ConsumerTakenOver, ServerStartFailed
-      WorkerError               CapacityExhausted, ContextLengthExceeded, GenerationAborted, EngineFailure
+      WorkerError               CapacityExhausted, ContextLengthExceeded, UnknownToken, NoTokenAllowed,
+                                GenerationAborted, EngineFailure
 
 An error takes facts, keeps them as attributes and writes its own sentence. `code` names its class on the wire and
 `retryable` says whether trying again can help; `messages.ErrorInfo` carries both, and `rebuild_error` gives back the
@@ -54,6 +55,7 @@ __all__ = [
     "MalformedMessage",
     "ModelNotServed",
     "NoResponders",
+    "NoTokenAllowed",
     "ParrotError",
     "PayloadTooLarge",
     "PermissionDenied",
@@ -72,6 +74,7 @@ __all__ = [
     "TransformError",
     "TransportError",
     "UnknownMessageType",
+    "UnknownToken",
     "UnsupportedSchemaVersion",
     "VariableAlreadySet",
     "WorkerError",
@@ -620,6 +623,27 @@ class ContextLengthExceeded(WorkerError, ValueError):
             f"the prompt has {num_prompt_tokens} tokens and {max_tokens} may follow; the model takes {limit} in all",
             num_prompt_tokens=num_prompt_tokens, max_tokens=max_tokens, limit=limit,
         )  # fmt: skip
+
+
+class UnknownToken(WorkerError, ValueError):
+    """The sampling names a token that the model does not have."""
+
+    code = "unknown_token"
+
+    def __init__(self, *, field: str, token_id: int, vocab_size: int) -> None:
+        super().__init__(
+            f"`{field}` names token {token_id}; the model has the tokens 0 to {vocab_size - 1}",
+            field=field, token_id=token_id, vocab_size=vocab_size,
+        )  # fmt: skip
+
+
+class NoTokenAllowed(WorkerError):
+    """The constraint on the output allows no token where it may not end."""
+
+    code = "no_token_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("the constraint on the output allows no token here, and the output may not end yet")
 
 
 class GenerationAborted(WorkerError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Annotated, NewType
+from collections.abc import Mapping
+from typing import Annotated, Final, NewType
 
 import msgspec
 
@@ -60,22 +61,66 @@ def fresh_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(10)}"
 
 
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+MAX_BIASED_TOKENS: Final = 1024
+MAX_STOP_TOKENS: Final = 256
+MAX_LOGPROBS: Final = 20
+"""The bound of OpenAI and, by default, vLLM."""
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How one output is generated.
 
+    Each token is chosen in this order: penalties, `logit_bias` and `min_tokens` change the logits; a constraint, if
+    there is one, forbids tokens; `temperature`, `top_k`, `top_p`, `min_p`; one of the tokens that are left is drawn.
+
     Attributes:
         max_tokens: Most tokens that are generated.
+        min_tokens: Before this many tokens neither the model's end of text, nor `stop_token_ids`, nor `stop` ends the
+            output; at most `max_tokens`.
         stop: Strings that end the output; they are not part of it.
+        stop_token_ids: Tokens that end the output; their text is not part of it.
+        ignore_eos: Whether the output goes on when the model ends the text.
         temperature: 0 takes the likeliest token at each step; larger is more varied.
         top_p: Keep the likeliest tokens whose probabilities sum to this.
         top_k: Keep this many of the likeliest tokens; 0 keeps all.
+        min_p: Keep tokens at least this probable, as a share of the likeliest token's probability; 0 keeps all.
+        repetition_penalty: Logits of tokens that prompt or output have: positive ones are divided by this, others
+            multiplied; 1 changes nothing, above 1 discourages repetition.
+        presence_penalty: Subtracted from the logits of tokens that the output has.
+        frequency_penalty: Subtracted from a token's logit as many times as the output has the token.
+        logit_bias: Added to the logit of each token that is named; keys are token ids, as text such as `"50256"`.
+        logprobs: For each token of the output, tell its log probability and those of this many of the likeliest tokens,
+            before anything above changed them; 0 tells nothing.
         seed: Makes sampling repeatable, 64 bits; without it the address of the output (tenant, session, variable) is
             hashed.
     """
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     stop: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=256)], ...] = ()
+    stop_token_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=MAX_STOP_TOKENS)] = ()
+    ignore_eos: bool = False
     temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[
+        Mapping[TokenId, Annotated[float, msgspec.Meta(ge=-100, le=100)]], msgspec.Meta(max_length=MAX_BIASED_TOKENS)
+    ] = {}
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] = 0
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"Expected `min_tokens` <= `max_tokens` ({self.max_tokens}), got {self.min_tokens}")
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.logit_bias.items()), *(getattr(self, name) for name in _HASHED)))
+
+
+_HASHED: Final = tuple(name for name in Sampling.__struct_fields__ if name != "logit_bias")

@@ -1,82 +1,175 @@
 """Logits to token ids. Rows do not influence each other, and nothing is drawn from a generator with a state.
 
-The order is fixed: temperature, top-k, top-p, draw. One uniform number per row is looked up in the cumulative
-distribution over token ids. Ids, not sorted probabilities: rounding in the logits, which changes with the batch, then
-moves a boundary by about 1e-7 and cannot swap two tokens.
+The order is fixed: penalties, `logit_bias`, `min_tokens`, constraint; temperature, top-k, top-p, min-p; draw. Log
+probabilities are those of the logits before all this. On a GPU nothing waits for the device: what comes out is tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from parrot_mq.errors import ParrotError
 from parrot_mq.types import Sampling
+from parrot_workers.engine.filters import draw, filter_probs
+from parrot_workers.engine.logits_mask import LogitsMask
+from parrot_workers.engine.penalties import TokenCounts, penalize
+from parrot_workers.engine.sampled import Fault, LogprobTensors, Sampled
+from parrot_workers.engine.sampling_check import check_token_ids
+from parrot_workers.engine.sampling_rows import IntArray, SamplingRow, SamplingRows
 
-__all__ = ["filter_probs", "sample"]
+__all__ = ["Sampler", "sample"]
 
-_MIN_TEMPERATURE = 1e-6  # below, the likeliest token has all the probability anyway
+_LEAST_LOGPROB = -9999.0  # instead of -inf, which JSON cannot say; vLLM does the same
+
+
+class Sampler:
+    """Chooses the next tokens of an engine's texts.
+
+        row = sampler.open(sampling, seed=seed, prompt_ids=prompt_ids)     # once per text
+        sampled = sampler.sample(logits, sampler.rows([row]), np.array([0]))
+        sampler.close(row)
+
+    Args:
+        vocab_size: Length of a row of logits.
+        eos_token_ids: Tokens by which the model ends a text.
+        device: Where the logits are.
+    """
+
+    def __init__(self, *, vocab_size: int, eos_token_ids: Iterable[int], device: torch.device | str = "cpu") -> None:
+        self._vocab_size = vocab_size
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._device = torch.device(device)
+        self._counts = TokenCounts(vocab_size, self._device)
+        self._bits = torch.arange(32, dtype=torch.int32, device=self._device)
+        self._rows = SamplingRows([], vocab_size=vocab_size, device=self._device)
+
+    def open(
+        self,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        prompt_ids: Sequence[int] = (),
+        output_ids: Sequence[int] = (),
+        mask: LogitsMask | None = None,
+    ) -> SamplingRow:
+        """Begin to sample a text.
+
+        Args:
+            sampling: How.
+            seed: Keys its random numbers.
+            prompt_ids: Its prompt; read for penalties only.
+            output_ids: Tokens that it has already, from an earlier attempt or before it was preempted.
+            mask: Its constraint, which has accepted `output_ids`.
+
+        Raises:
+            UnknownToken: It names a token that the model does not have.
+        """
+        check_token_ids(sampling, self._vocab_size)
+        eos_token_ids = frozenset() if sampling.ignore_eos else self._eos_token_ids
+        ending_ids = tuple(sorted(eos_token_ids.union(sampling.stop_token_ids)))
+        slot = self._counts.add(prompt_ids, output_ids) if _has_penalties(sampling) else None
+        return SamplingRow(sampling=sampling, seed=seed, ending_ids=ending_ids, mask=mask, slot=slot)
+
+    def close(self, row: SamplingRow) -> None:
+        """The text has ended, or is preempted: `open` it anew then."""
+        if row.slot is not None:
+            self._counts.remove(row.slot)
+
+    def rows(self, rows: Sequence[SamplingRow]) -> SamplingRows:
+        """The rows of a batch; the same object as last time if they are the same, so that its tensors are kept."""
+        if len(rows) != len(self._rows) or any(a is not b for a, b in zip(rows, self._rows.rows, strict=True)):
+            self._rows = SamplingRows(rows, vocab_size=self._vocab_size, device=self._device)
+        return self._rows
+
+    def sample(self, logits: torch.Tensor, rows: SamplingRows, positions: npt.ArrayLike) -> Sampled:
+        """Choose the next token of each row.
+
+        With temperature 0 (and with top-k 1) it is the likeliest token, and of equals the lowest id. A row whose logits
+        are not numbers, or whose constraint allows nothing, has a fault; the others do not feel it.
+
+        Args:
+            logits: Shape [num_rows, vocab_size], any floating dtype; not changed.
+            rows: Of these logits.
+            positions: Index of the output token that each row gets, shape [num_rows].
+        """
+        where = np.asarray(positions, dtype=np.int64)
+        best, token_ids = logits.max(dim=-1)
+        faults = torch.where(best.isfinite(), Fault.NONE, Fault.NOT_NUMBERS).to(torch.int8)
+        failures: dict[int, ParrotError] = {}
+        adjusted = self._adjust(logits, rows, where, failures)
+        if adjusted is not None:
+            best, token_ids = adjusted.max(dim=-1)
+            faults = torch.where((faults == Fault.NONE) & best.isneginf(), Fault.NONE_ALLOWED, faults)
+        if rows.drawn:
+            token_ids = _draw_rows(logits if adjusted is None else adjusted, token_ids, rows, where)
+        if rows.penalized:
+            self._counts.count(rows.penalties.slots, token_ids[rows.penalized_index])
+        logprobs = _logprobs(logits, token_ids, rows) if rows.told else None
+        return Sampled(rows, token_ids, faults, logprobs, failures)
+
+    def _adjust(
+        self, logits: torch.Tensor, rows: SamplingRows, positions: IntArray, failures: dict[int, ParrotError]
+    ) -> torch.Tensor | None:
+        """Apply what changes logits. Returns: new logits, fp32; none where no row asks for a change."""
+        suppressed = rows.suppressed(positions)
+        if not (rows.penalized or rows.masked or rows.biases or suppressed):
+            return None
+        logits = logits.to(torch.float32, copy=True)
+        if rows.penalized:
+            logits[rows.penalized_index] = penalize(logits[rows.penalized_index], rows.penalties, self._counts)
+        if rows.biases:
+            logits[rows.biases.rows, rows.biases.token_ids] += rows.biases.values
+        if suppressed:
+            logits[suppressed] = float("-inf")
+        if rows.masked:
+            is_allowed = self._unpack(rows.mask_words(failures))
+            logits[rows.masked_index] = logits[rows.masked_index].masked_fill(~is_allowed, float("-inf"))
+        return logits
+
+    def _unpack(self, words: torch.Tensor) -> torch.Tensor:
+        """Bits of mask words, the lowest first, shape [num_masked, vocab_size], bool."""
+        return ((words[:, :, None] >> self._bits) & 1).bool().flatten(1)[:, : self._vocab_size]
+
+
+def _has_penalties(sampling: Sampling) -> bool:
+    penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
+    return penalties != (1.0, 0.0, 0.0)
+
+
+def _draw_rows(logits: torch.Tensor, token_ids: torch.Tensor, rows: SamplingRows, positions: IntArray) -> torch.Tensor:
+    """Draw the tokens of rows that are not greedy. Returns: all rows' tokens."""
+    is_all = len(rows.drawn) == len(rows)
+    probs = filter_probs((logits if is_all else logits[rows.drawn_index]).float(), rows.filters)
+    drawn = draw(probs, rows.uniforms(positions))
+    return drawn if is_all else token_ids.index_copy(0, rows.drawn_index, drawn)
+
+
+def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor, rows: SamplingRows) -> LogprobTensors:
+    """Log probabilities before anything changed the logits."""
+    logprobs = logits[rows.told_index].float().log_softmax(dim=-1).clamp(min=_LEAST_LOGPROB)
+    chosen = logprobs.gather(-1, token_ids[rows.told_index][:, None])[:, 0]
+    best = logprobs.topk(rows.num_alternatives, dim=-1)
+    return LogprobTensors(chosen, best.indices, best.values)
 
 
 def sample(logits: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
-    """Choose the next token of each row.
+    """Choose the next token of each row, without penalties and constraints.
 
     Args:
-        logits: Shape [num_rows, vocab_size], any floating dtype, any device; no NaN.
-        samplings: How to choose, per row.
-        uniforms: Random number in [0, 1) of each row; not used where the temperature is 0.
-
-    Returns:
-        Token ids. With temperature 0 the likeliest token; of equals the lowest id.
+        logits: Shape [num_rows, vocab_size]; no NaN.
+        samplings: Per row.
+        uniforms: Random number of each row.
     """
-    tokens = logits.argmax(dim=-1)
-    drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if drawn:
-        rows = torch.tensor(drawn, device=logits.device)
-        probs = filter_probs(logits[rows], [samplings[row] for row in drawn])
-        tokens[rows] = _draw(probs, [uniforms[row] for row in drawn])
-    ids: list[int] = tokens.tolist()
-    return ids
-
-
-def filter_probs(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
-    """Probabilities after temperature, top-k and top-p; what is left does not sum to 1.
-
-    Top-p keeps the fewest of the likeliest tokens, among those that top-k left, whose share is at least `top_p`.
-
-    Args:
-        logits: Shape [num_rows, vocab_size].
-        samplings: Per row, with temperatures above 0.
-
-    Returns:
-        Shape [num_rows, vocab_size], fp32; 0 where a token cannot be chosen.
-    """
-    device, vocab_size = logits.device, logits.shape[-1]
-    temperature = torch.tensor([max(s.temperature, _MIN_TEMPERATURE) for s in samplings], device=device)
-    logits = logits.float()
-    # The largest logit becomes 0 first: dividing by a small temperature then overflows towards -inf only.
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature[:, None]
-    probs = scaled.softmax(dim=-1)
-    if all(s.top_p == 1.0 and not 0 < s.top_k < vocab_size for s in samplings):
-        return probs
-    top_k = torch.tensor([s.top_k or vocab_size for s in samplings], device=device)
-    top_p = torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=device)
-    # Stable: of equals the lowest id comes first.
-    likeliest, ids = probs.sort(dim=-1, descending=True, stable=True)  # [num_rows, vocab_size]
-    ranks = torch.arange(vocab_size, device=device)
-    likeliest = likeliest.double().masked_fill(ranks >= top_k[:, None], 0.0)
-    sums = likeliest.cumsum(dim=-1)
-    before = sums - likeliest  # probability of all likelier tokens
-    is_cut = (before >= top_p[:, None] * sums[:, -1:]) & (ranks > 0) & (top_p < 1.0)[:, None]
-    is_cut |= ranks >= top_k[:, None]
-    return probs.masked_fill(torch.zeros_like(is_cut).scatter(-1, ids, is_cut), 0.0)
-
-
-def _draw(probs: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
-    """Invert the cumulative distribution. Returns: token ids, shape [num_rows], int64; never one of probability 0."""
-    sums = probs.double().cumsum(dim=-1)
-    total = sums[:, -1:]
-    target = torch.tensor(uniforms, dtype=torch.float64, device=probs.device)[:, None] * total
-    # The first sum above the target belongs to a token that raised it. The target stays below the total.
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(sums, target, right=True)[:, 0]
+    rows = [SamplingRow(sampling=each, seed=0, ending_ids=(), mask=None, slot=None) for each in samplings]
+    batch = SamplingRows(rows, vocab_size=logits.shape[-1], device=logits.device)
+    token_ids = logits.argmax(dim=-1)
+    if batch.drawn:
+        probs = filter_probs(logits[batch.drawn_index].float(), batch.filters)
+        numbers = torch.tensor([uniforms[row] for row in batch.drawn], dtype=torch.float64, device=logits.device)
+        token_ids[batch.drawn_index] = draw(probs, numbers)
+    tokens: list[int] = token_ids.tolist()
+    return tokens
