@@ -1,0 +1,19 @@
+"""The paged KV cache: who holds which pages. `pool` holds the tensors; it is apart, since it alone needs torch."""
+
+from parrot_workers.kv_cache.manager import Acquired, CacheManager, CacheStatistics, PageCopy, SequenceCache
+from parrot_workers.kv_cache.node import OWN, Segment
+from parrot_workers.kv_cache.page_allocator import OutOfPages, PageAllocator
+from parrot_workers.kv_cache.prefix_tree import PrefixTree
+
+__all__ = [
+    "OWN",
+    "Acquired",
+    "CacheManager",
+    "CacheStatistics",
+    "OutOfPages",
+    "PageAllocator",
+    "PageCopy",
+    "PrefixTree",
+    "Segment",
+    "SequenceCache",
+]

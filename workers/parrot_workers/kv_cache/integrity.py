@@ -1,0 +1,89 @@
+"""Proofs that the prefix tree keeps its rules; run when the engine is idle, and after each step of a test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from parrot_workers.kv_cache.node import Node, Segment
+from parrot_workers.kv_cache.prefix_tree import PrefixTree
+
+__all__ = ["check_tree"]
+
+
+def check_tree(tree: PrefixTree, held: Iterable[Node]) -> None:
+    """Prove the rules of `PrefixTree`.
+
+    Args:
+        tree: The tree.
+        held: The node where the path of each running sequence ends.
+
+    Raises:
+        AssertionError: A rule is broken.
+    """
+    nodes = list(tree.nodes())
+    locks = _locks(held)
+    assert not locks.keys() - set(nodes), "a running sequence holds a node that has left the tree"
+    for node in nodes:
+        _check_segment(tree, node)
+        _check_children(tree, node)
+        assert node.num_locks == locks[node], f"{node.num_locks} locks, and {locks[node]} sequences hold the node"
+        _check_computed(node)
+    assert tree.num_pages == sum(len(node.pages) for node in nodes), "pages of the tree are counted wrong"
+    locked = sum(len(node.pages) for node in nodes if node.num_locks)
+    assert tree.num_locked_pages == locked, f"{tree.num_locked_pages} pages are counted as locked, and {locked} are"
+    assert not tree.evictable.missing(nodes), "a leaf would never be evicted"
+    _check_notes(tree, set(nodes))
+
+
+def _locks(held: Iterable[Node]) -> Counter[Node]:
+    locks: Counter[Node] = Counter()
+    for end in held:
+        node: Node | None = end
+        while node is not None:
+            locks[node] += 1
+            node = node.parent
+    return locks
+
+
+def _check_segment(tree: PrefixTree, node: Node) -> None:
+    num_pages = -(-len(node.tokens) // tree.page_size)
+    assert len(node.pages) == num_pages, f"{len(node.tokens)} tokens in {len(node.pages)} pages"
+    assert node.start % tree.page_size == 0, "a segment begins inside a page"
+    fresh = Segment(node.key, node.pages, node.start, len(node.tokens), node.num_computed)
+    assert all(kept is new or kept == new for kept, new in zip(node.segment, fresh, strict=True)), "stale segment"
+    if node.parent is None:
+        assert not node.tokens, "a root has tokens"
+        assert node.children or node.num_locks, "an unused root is kept"
+        return
+    assert node.tokens, "a node has no tokens"
+    assert node.start == node.parent.end, "a node does not begin where its parent ends"
+    assert node.salt == node.parent.salt, "salts are mixed"
+    is_whole = len(node.tokens) % tree.page_size == 0
+    assert is_whole or node.is_free_leaf, "a node ends inside a page although it is held or has children"
+
+
+def _check_children(tree: PrefixTree, node: Node) -> None:
+    assert all(child.parent is node for child in node.children), "a child does not know its parent"
+    keys = [child.tokens[: tree.page_size] for child in node.children]
+    assert node.child_keys == keys, "keys of children are wrong"
+    assert keys == sorted(set(keys)), "children are out of order, or agree in their first page"
+
+
+def _check_computed(node: Node) -> None:
+    assert 0 <= node.num_computed <= len(node.tokens), f"{node.num_computed} of {len(node.tokens)} tokens computed"
+    assert node.num_locks or node.is_computed, "nobody holds the node and it is not computed"
+    if node.parent is not None and node.num_computed:
+        assert node.parent.is_computed, "a node is computed above which something is not"
+
+
+def _check_notes(tree: PrefixTree, nodes: set[Node]) -> None:
+    notes = list(tree.notes)
+    attached = [note for node in nodes for note in node.notes]
+    assert len(attached) == len(notes), "notes are lost"
+    assert set(attached) == set(notes), "notes hang on nodes that do not know them"
+    for note in notes:
+        assert note in note.node.notes, "a note hangs on another node than it says"
+        assert note.node.start < note.end, "a note hangs too deep"
+        assert note.is_whole or note.is_pinned, "a note that is neither whole nor pinned is kept"
+        assert note.end % tree.page_size == 0, "a note ends inside a page"
