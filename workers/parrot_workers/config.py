@@ -1,4 +1,4 @@
-"""Settings of one worker. The only module of the worker that reads the environment."""
+"""Settings of an engine and of its worker. The only module of the worker that reads the environment."""
 
 from __future__ import annotations
 
@@ -11,23 +11,64 @@ from typing import Self
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.types import WorkerId, check_name, fresh_id
 
-__all__ = ["DTYPES", "ENVIRONMENT_PREFIX", "WorkerConfig"]
+__all__ = ["ATTENTION", "DTYPES", "ENVIRONMENT_PREFIX", "EngineConfig", "WorkerConfig"]
 
 ENVIRONMENT_PREFIX = "PARROT_MQ_WORKER_"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION = ("auto", "reference", "cpu", "flashinfer")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerConfig:
-    """How one worker runs. Each field can be set by the environment: `PARROT_MQ_WORKER_` and its name in capitals.
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How an engine runs. The switches turn off one mechanism each, to see what it is worth.
+
+    Attributes:
+        num_slots: Generations that run at a time.
+        max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
+        max_step_tokens: Most tokens that go through the model at once.
+        cache_tokens: Tokens whose keys and values are kept; 0 takes what `memory_fraction` allows.
+        memory_fraction: Share of the memory that the cache may take: on a GPU of what is free when the model is loaded
+            and has its working memory, on a CPU of all there is. 0 takes 0.9 and 0.25.
+        page_size: Tokens of a page.
+        attention: `auto`, `reference` (slow, exact), `cpu` or `flashinfer`.
+        share_prefixes: Whether what prompts have in common is computed and kept once.
+        cascade: Whether it is also read once, for all sequences of a step.
+        chunked_prefill: Whether long prompts are read in pieces, beside outputs.
+        fused_layers: Whether layers of known structure run in fewer, larger operations.
+        cuda_graphs: Whether a GPU gets the kernels of a decode step in one launch.
+    """
+
+    num_slots: int = 64
+    max_context_tokens: int = 0
+    max_step_tokens: int = 2048
+    cache_tokens: int = 0
+    memory_fraction: float = 0.0
+    page_size: int = 16
+    attention: str = "auto"
+    share_prefixes: bool = True
+    cascade: bool = True
+    chunked_prefill: bool = True
+    fused_layers: bool = True
+    cuda_graphs: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_slots", "max_step_tokens", "page_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
+        for name in ("max_context_tokens", "cache_tokens"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number from 0")
+        _require(0 <= self.memory_fraction <= 1, "memory_fraction", self.memory_fraction, "a number from 0 to 1")
+        _require(self.attention in ATTENTION, "attention", self.attention, f"one of {', '.join(ATTENTION)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(EngineConfig):
+    """How one worker runs. Each field, those of `EngineConfig` too, can be set by the environment: `PARROT_MQ_WORKER_`
+    and its name in capitals.
 
     Attributes:
         model_path: Folder of a Hugging Face checkpoint.
         model_name: Name the model is served as; empty takes the name of the folder.
         worker_id: Names the worker on the bus; unique.
-        num_slots: Generations that run at a time.
-        max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
-        min_shared_tokens: Prompts that begin with this many equal tokens are computed as a group.
         device: `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
         dtype: Type of weights and cache: `auto` (float32 on a CPU, else as stored), `float32`, `bfloat16`, `float16`.
         num_threads: Threads of torch on a CPU; 0 takes one for a small model and else leaves it to torch.
@@ -39,9 +80,6 @@ class WorkerConfig:
     model_path: Path
     model_name: str = ""
     worker_id: WorkerId = field(default_factory=lambda: WorkerId(fresh_id("worker")))
-    num_slots: int = 64
-    max_context_tokens: int = 0
-    min_shared_tokens: int = 16
     device: str = "auto"
     dtype: str = "auto"
     num_threads: int = 0
@@ -50,13 +88,11 @@ class WorkerConfig:
     drain_s: float = 30.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_name("worker", self.worker_id)
         if not self.model_name:
             object.__setattr__(self, "model_name", self.model_path.resolve().name)
         _require(0 < len(self.model_name) <= 256, "model_name", self.model_name, "1 to 256 characters")
-        _require(self.num_slots >= 1, "num_slots", self.num_slots, "a whole number from 1")
-        _require(self.max_context_tokens >= 0, "max_context_tokens", self.max_context_tokens, "a whole number from 0")
-        _require(self.min_shared_tokens >= 1, "min_shared_tokens", self.min_shared_tokens, "a whole number from 1")
         _require(self.num_threads >= 0, "num_threads", self.num_threads, "a whole number from 0")
         _require(self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}")
         kind, _, index = self.device.partition(":")
@@ -84,12 +120,17 @@ class WorkerConfig:
         return cls(**settings)  # type: ignore[arg-type]  # each reader gives what its field takes
 
 
+def _read_bool(text: str) -> bool:
+    return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+
+
 _READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "Path": (Path, "a path"),
     "WorkerId": (str, "a name"),
     "str": (str, "a text"),
     "int": (int, "a whole number"),
     "float": (float, "a number"),
+    "bool": (_read_bool, "true or false"),
 }
 
 
@@ -97,7 +138,7 @@ def _read(variable: str, text: str, reader: tuple[Callable[[str], object], str])
     convert, expected = reader
     try:
         return convert(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ConfigurationError(f"{variable}={text!r}: expected {expected}", setting=variable) from None
 
 

@@ -52,6 +52,10 @@ class WaitingQueue(Generic[T]):
         self._next_deadline = min((e.request.deadline for e, _ in self._entries.values()), default=float("inf"))
         return [Failed(request.key, _too_late(request, came)) for request, came in late]
 
+    def peek(self) -> T | None:
+        """The first entry, which stays."""
+        return next(iter(self._entries.values()))[0] if self._entries else None
+
     def take(self, num_free: int) -> list[T]:
         """Take out the first entries, at most `num_free`."""
         return [self._entries.popitem(last=False)[1][0] for _ in range(min(num_free, len(self._entries)))]
