@@ -1,9 +1,11 @@
 """The paged KV cache: who holds which pages. `pool` holds the tensors; it is apart, since it alone needs torch."""
 
-from parrot_workers.kv_cache.manager import Acquired, CacheManager, CacheStatistics, PageCopy, SequenceCache
+from parrot_workers.kv_cache.manager import CacheManager
 from parrot_workers.kv_cache.node import OWN, Segment
 from parrot_workers.kv_cache.page_allocator import OutOfPages, PageAllocator
 from parrot_workers.kv_cache.prefix_tree import PrefixTree
+from parrot_workers.kv_cache.sequence_cache import Acquired, PageCopy, SequenceCache
+from parrot_workers.kv_cache.statistics import CacheStatistics
 
 __all__ = [
     "OWN",

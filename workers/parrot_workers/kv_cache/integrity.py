@@ -1,4 +1,4 @@
-"""Proofs that the prefix tree keeps its rules; run when the engine is idle, and after each step of a test."""
+"""Proofs that no page is lost and that the tree keeps its rules: when the engine is idle, and after steps of tests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,42 @@ from collections import Counter
 from collections.abc import Iterable
 
 from parrot_workers.kv_cache.node import Node, Segment
+from parrot_workers.kv_cache.page_allocator import PageAllocator
 from parrot_workers.kv_cache.prefix_tree import PrefixTree
+from parrot_workers.kv_cache.sequence_cache import SequenceCache
 
-__all__ = ["check_tree"]
+__all__ = ["check_cache", "check_tree"]
+
+
+def check_cache(allocator: PageAllocator, tree: PrefixTree, running: list[SequenceCache]) -> None:
+    """Prove that every page is in one place: free, in the tree, or a running sequence's own.
+
+    Args:
+        allocator: Of the pages.
+        tree: What is shared.
+        running: All sequences that hold something.
+
+    Raises:
+        AssertionError: A rule is broken.
+    """
+    allocator.check_integrity()
+    check_tree(tree, [cache.node for cache in running])
+    for cache in running:
+        _check_sequence(cache, tree.page_size)
+    pages = allocator.free_pages()
+    pages += [page for node in tree.nodes() for page in node.pages.tolist()]
+    pages += [page for cache in running for page in cache.pages.tolist()]
+    assert len(pages) == len(set(pages)), "a page is in two places"
+    assert sorted(pages) == list(range(1, allocator.num_pages)), "pages are lost"
+
+
+def _check_sequence(cache: SequenceCache, page_size: int) -> None:
+    assert not cache.is_released, "a running sequence is released"
+    assert cache.start == cache.node.end, "a sequence's own pages do not begin where its path ends"
+    assert cache.max_tokens == cache.start + len(cache.pages) * page_size, "room is counted wrong"
+    assert 0 <= cache.max_tokens - cache.num_tokens < page_size, "pages without tokens, or tokens without pages"
+    assert cache.start <= cache.num_computed <= cache.max_tokens, "computed tokens are counted wrong"
+    assert cache.num_computed == cache.start or cache.node.is_computed, "tokens are computed, and their path is not"
 
 
 def check_tree(tree: PrefixTree, held: Iterable[Node]) -> None:

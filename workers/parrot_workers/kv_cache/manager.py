@@ -3,109 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from parrot_workers.kv_cache.integrity import check_tree
-from parrot_workers.kv_cache.node import OWN, Node, Pages, Segment, Tokens
+from parrot_workers.kv_cache.integrity import check_cache
+from parrot_workers.kv_cache.node import OWN, Node, Segment, Tokens, last_page
 from parrot_workers.kv_cache.page_allocator import PageAllocator
-from parrot_workers.kv_cache.prefix_tree import Match, PrefixTree
+from parrot_workers.kv_cache.prefix_tree import PrefixTree
+from parrot_workers.kv_cache.search import Match, find_match
+from parrot_workers.kv_cache.sequence_cache import Acquired, PageCopy, SequenceCache
+from parrot_workers.kv_cache.statistics import CacheStatistics
 
-__all__ = ["Acquired", "CacheManager", "CacheStatistics", "PageCopy", "SequenceCache"]
-
-
-class PageCopy(NamedTuple):
-    """K/V of the first `num_tokens` tokens of page `source` are to be copied to page `target`, in all layers."""
-
-    source: int
-    target: int
-    num_tokens: int
-
-
-class SequenceCache:
-    """What a running sequence holds: a path in the tree, and behind it pages of its own.
-
-    Attributes:
-        node: Where its path ends.
-        start: Position of the first token in its own pages.
-        pages: Its own pages, int32.
-        num_tokens: Tokens that it has asked pages for.
-        max_tokens: Tokens that its pages have room for, the path counted.
-        num_computed: Position of the first token in its own pages that is not computed.
-        is_released: True when it holds nothing any more.
-    """
-
-    __slots__ = ("_buffer", "is_released", "max_tokens", "node", "num_computed", "num_tokens", "pages", "start")
-
-    def __init__(self, node: Node, *, num_tokens: int, num_computed: int) -> None:
-        self.node = node
-        self.start = node.end
-        self.num_tokens = num_tokens
-        self.max_tokens = self.start
-        self.num_computed = num_computed
-        self.is_released = False
-        self._buffer: Pages = np.empty(8, dtype=np.int32)
-        self.pages = self._buffer[:0]
-
-    @property
-    def last_page(self) -> int:
-        """The page that the next one should follow; 0 if there is none."""
-        return _last(self.pages) or _last(self.node.pages)
-
-    def append(self, pages: Sequence[int], page_size: int) -> None:
-        """Take pages at the end of its own; the array grows by doubling."""
-        num_before, num = len(self.pages), len(self.pages) + len(pages)
-        if num > len(self._buffer):
-            buffer = np.empty(2 * num, dtype=np.int32)
-            buffer[:num_before] = self.pages
-            self._buffer = buffer
-        self._buffer[num_before:num] = pages
-        self.pages = self._buffer[:num]
-        self.max_tokens += len(pages) * page_size
-
-
-class Acquired(NamedTuple):
-    """What a sequence begins with.
-
-    Attributes:
-        cache: What it holds.
-        copies: To be made before the next forward pass, in the order in which they were handed out; also if the
-            sequence is released before that, since others may count on them already.
-        num_cached: Leading tokens that nobody needs to compute: they are computed, or copied. Never all of its tokens.
-    """
-
-    cache: SequenceCache
-    copies: list[PageCopy]
-    num_cached: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheStatistics:
-    """How the pages are used, and what sharing has saved since the manager was made.
-
-    Attributes:
-        num_pages: All pages that can be used.
-        num_free_pages: Nobody uses them and they hold nothing.
-        num_cached_pages: In the tree, and nobody holds them: they can be evicted.
-        num_locked_pages: In the tree, and held by running sequences.
-        num_pinned_pages: In the tree, in nodes that a pinned prefix covers, held or not.
-        num_evicted_pages: Evicted so far.
-        num_lookup_tokens: Tokens of all sequences that were acquired.
-        num_hit_tokens: Of these, tokens that were found in the tree, copied ones counted.
-        num_copied_tokens: Of these, tokens whose K/V were copied to another page.
-    """
-
-    num_pages: int
-    num_free_pages: int
-    num_cached_pages: int
-    num_locked_pages: int
-    num_pinned_pages: int
-    num_evicted_pages: int
-    num_lookup_tokens: int
-    num_hit_tokens: int
-    num_copied_tokens: int
+__all__ = ["CacheManager"]
 
 
 class CacheManager:
@@ -131,7 +39,7 @@ class CacheManager:
         self._is_sharing = is_sharing
         self._allocator = PageAllocator(num_pages)
         self._tree = PrefixTree(page_size)
-        self._num_spare_pages = num_pages // 64  # evicted together with what is needed, see `PrefixTree.evict`
+        self._num_spare_pages = num_pages // 16  # evicted together with what is needed, see `PrefixTree.evict`
         self._num_lookup_tokens = 0
         self._num_hit_tokens = 0
         self._num_copied_tokens = 0
@@ -151,7 +59,7 @@ class CacheManager:
         tokens = tuple(tokens)
         assert tokens, "a sequence has at least one token"
         root = self._tree.root(salt)
-        match = self._tree.match(root, tokens[:-1]) if self._is_sharing else Match(root, 0)
+        match = find_match(root, tokens[:-1], self.page_size) if self._is_sharing else Match(root, 0)
         tree_end = (len(tokens) - 1) // self.page_size * self.page_size if self._is_sharing else 0
         leaf = match.leaf
         is_growing = leaf is not None and leaf.end < tree_end
@@ -159,7 +67,7 @@ class CacheManager:
         node = leaf if leaf is not None and is_growing else self._tree.place(match)
         self._tree.lock(node)
         num_pages = self._num_pages(len(tokens)) - self._num_pages(node.end)
-        pages = self._allocate(num_pages, after=_last(node.pages))
+        pages = self._allocate(num_pages, after=last_page(node.pages))
         if pages is None:
             self._tree.unlock(node)
             return None
@@ -267,7 +175,7 @@ class CacheManager:
         )
 
     def check_integrity(self, running: Iterable[SequenceCache] = ()) -> None:
-        """Prove that every page is in one place, and that the tree keeps its rules.
+        """Prove that every page is in one place, and that allocator, tree and sequences keep their rules.
 
         Args:
             running: All sequences that were acquired and not released.
@@ -275,24 +183,7 @@ class CacheManager:
         Raises:
             AssertionError: Something is broken: an error of this package, or of the caller.
         """
-        running = list(running)
-        self._allocator.check_integrity()
-        check_tree(self._tree, [cache.node for cache in running])
-        for cache in running:
-            self._check_sequence(cache)
-        pages = self._allocator.free_pages()
-        pages += [page for node in self._tree.nodes() for page in node.pages.tolist()]
-        pages += [page for cache in running for page in cache.pages.tolist()]
-        assert len(pages) == len(set(pages)), "a page is in two places"
-        assert sorted(pages) == list(range(1, self._allocator.num_pages)), "pages are lost"
-
-    def _check_sequence(self, cache: SequenceCache) -> None:
-        assert not cache.is_released, "a running sequence is released"
-        assert cache.start == cache.node.end, "a sequence's own pages do not begin where its path ends"
-        assert cache.max_tokens == cache.start + len(cache.pages) * self.page_size, "room is counted wrong"
-        assert self._num_pages(cache.num_tokens) == self._num_pages(cache.max_tokens), "pages without tokens"
-        assert cache.start <= cache.num_computed <= cache.max_tokens, "computed tokens are counted wrong"
-        assert cache.num_computed == cache.start or cache.node.is_computed, "tokens are computed, and their path is not"
+        check_cache(self._allocator, self._tree, list(running))
 
     # Steps
 
@@ -344,7 +235,7 @@ class CacheManager:
         Returns:
             The pages that are free then: duplicates, and those that were not used yet.
         """
-        match = self._tree.match(node, tokens)
+        match = find_match(node, tokens, self.page_size)
         num_known = match.end - node.end
         rest = tokens[num_known:]
         if match.num_tail == len(rest) or not match.node.is_computed:  # known already, or about to be computed
@@ -368,7 +259,3 @@ class _Tail(NamedTuple):
 
     page: int
     num_tokens: int
-
-
-def _last(pages: Pages) -> int:
-    return int(pages[-1]) if len(pages) else 0

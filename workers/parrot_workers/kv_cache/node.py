@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OWN", "Node", "Note", "Pages", "Segment", "Tokens"]
+__all__ = ["OWN", "Node", "Note", "Pages", "Segment", "Tokens", "last_page"]
 
 Tokens: TypeAlias = tuple[int, ...]
 Pages: TypeAlias = NDArray[np.int32]
@@ -133,7 +133,8 @@ class Node:
     @property
     def pinned_end(self) -> int:
         """Position up to which a pinned prefix covers it."""
-        return max((min(note.end, self.end) for note in self.notes if note.is_pinned), default=self.start)
+        pinned = [min(note.end, self.end) for note in self.notes if note.is_pinned]
+        return max(pinned, default=self.start)
 
     @property
     def segment(self) -> Segment:
@@ -155,3 +156,8 @@ class Node:
         self.pages = pages
         self.num_computed = num_computed
         self._segment = None
+
+
+def last_page(pages: Pages) -> int:
+    """The last one; 0 if there is none."""
+    return int(pages[-1]) if len(pages) else 0

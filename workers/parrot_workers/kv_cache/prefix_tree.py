@@ -4,43 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from parrot_workers.kv_cache.eviction import EvictionQueue
 from parrot_workers.kv_cache.node import Node, Pages, Tokens
 from parrot_workers.kv_cache.prefix_notes import PrefixNotes
+from parrot_workers.kv_cache.search import Match, find_closest_child
 
-__all__ = ["Match", "PrefixTree", "count_common"]
-
-
-class Match(NamedTuple):
-    """How far tokens lead down the tree.
-
-    Attributes:
-        node: The deepest node whose first page agrees, or the one where the search began.
-        num_shared: Leading tokens of `node` that agree, in whole pages.
-        tail: Where the next tokens agree, too few for a page: `node` itself behind `num_shared`, or a child of it.
-        num_tail: How many of these agree and are computed; 0 if there is no tail.
-    """
-
-    node: Node
-    num_shared: int
-    tail: Node | None = None
-    num_tail: int = 0
-
-    @property
-    def end(self) -> int:
-        """Position behind the shared pages."""
-        return self.node.start + self.num_shared
-
-    @property
-    def leaf(self) -> Node | None:
-        """The leaf that all of its tokens lead to, if nobody holds it: nobody notices when it grows."""
-        leaf = self.tail or self.node
-        num_tokens = self.num_tail + (self.num_shared if leaf is self.node else 0)
-        return leaf if leaf.is_free_leaf and num_tokens == len(leaf.tokens) else None
+__all__ = ["PrefixTree"]
 
 
 class PrefixTree:
@@ -81,39 +53,6 @@ class PrefixTree:
             node = waiting.pop()
             yield node
             waiting += node.children
-
-    # Search
-
-    def match(self, node: Node, tokens: Tokens) -> Match:
-        """Follow tokens down from the end of `node`. Changes nothing."""
-        position = 0
-        while True:
-            child = self._child(node, tokens[position : position + self.page_size])
-            if child is None:
-                tail, num_tail = self._closest_child(node, tokens[position : position + self.page_size])
-                return Match(node, len(node.tokens), tail, num_tail)
-            num_common = count_common(child.tokens, tokens, position)
-            num_shared = num_common - num_common % self.page_size
-            if num_shared < len(child.tokens):
-                num_tail = max(0, min(num_common, child.num_computed) - num_shared)
-                return Match(child, num_shared, child if num_tail else None, num_tail)
-            node, position = child, position + num_shared
-
-    def _child(self, node: Node, key: Tokens) -> Node | None:
-        """The child that begins with a given page of tokens."""
-        index = bisect_left(node.child_keys, key)
-        is_found = index < len(node.children) and node.child_keys[index] == key and len(key) == self.page_size
-        return node.children[index] if is_found else None
-
-    def _closest_child(self, node: Node, key: Tokens) -> tuple[Node | None, int]:
-        """The child with the most computed tokens in common with `key`: in sorted order it lies beside its place."""
-        index = bisect_left(node.child_keys, key)
-        best, most = None, 0
-        for child in node.children[max(0, index - 1) : index + 1]:
-            num = min(count_common(child.tokens[: self.page_size], key, 0), child.num_computed)
-            if num > most:
-                best, most = child, num
-        return best, most
 
     # Growth
 
@@ -236,7 +175,7 @@ class PrefixTree:
         """True if a sibling has the computed tokens of `node` too; only less than a page can be in two places."""
         assert node.parent is not None
         self._detach(node)
-        _, num_common = self._closest_child(node.parent, node.tokens[: min(node.num_computed, self.page_size)])
+        _, num_common = find_closest_child(node.parent, self._key(node)[: node.num_computed])
         self._attach(node)
         return num_common == node.num_computed
 
@@ -331,23 +270,6 @@ class PrefixTree:
         self.num_pages += num_pages
         if node.num_locks:
             self.num_locked_pages += num_pages
-
-
-def count_common(segment: Tokens, tokens: Tokens, begin: int) -> int:
-    """Count the leading tokens that `segment` and `tokens[begin:]` have in common.
-
-    Bisects with slice comparisons: these run at the speed of memory, a loop over tokens does not.
-    """
-    low, high = 0, min(len(segment), len(tokens) - begin)
-    if segment[:high] == tokens[begin : begin + high]:
-        return high
-    while high - low > 1:  # they agree before `low` and differ before `high`
-        middle = (low + high) // 2
-        if segment[low:middle] == tokens[begin + low : begin + middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def _pages(pages: Iterable[int]) -> Pages:
