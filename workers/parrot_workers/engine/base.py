@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from parrot_mq.errors import ParrotError
 from parrot_mq.types import Sampling
+from parrot_workers.engine.logits_mask import LogitsMask
 
 __all__ = [
     "Delta",
@@ -65,6 +66,7 @@ class GenerationRequest:
         output_ids: Tokens that an earlier attempt generated; the output goes on after them.
         tpot_target_s: Seconds that each output token may take, for a reader who waits; none for work where only the
             end counts.
+        mask: What the output may be. It has a state: it follows this request alone, from before its first token.
     """
 
     key: str
@@ -77,6 +79,7 @@ class GenerationRequest:
     salt: str = ""
     output_ids: tuple[int, ...] = ()
     tpot_target_s: float | None = None
+    mask: LogitsMask | None = None
 
     @property
     def text(self) -> str:
@@ -113,11 +116,14 @@ class Delta:
         key: The request.
         text: The new characters; whole ones, and none that could still turn out to begin a stop string.
         offset: Characters (Unicode code points) of the output before this text.
+        logprobs: If asked for, of the tokens that were sampled since the delta before. Those after the last delta, such
+            as the end of the text, are only in `Finished`.
     """
 
     key: str
     text: str
     offset: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +137,8 @@ class Finished:
         num_prompt_tokens: Tokens of its prompt.
         num_shared_tokens: As in `Started`.
         num_output_tokens: Tokens that were sampled, the end-of-sequence token counted.
+        output_ids: These tokens; empty where an engine has no tokens.
+        logprobs: If asked for, of the tokens that this engine sampled, so not of an earlier attempt's.
     """
 
     key: str
@@ -139,6 +147,8 @@ class Finished:
     num_prompt_tokens: int
     num_shared_tokens: int
     num_output_tokens: int
+    output_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

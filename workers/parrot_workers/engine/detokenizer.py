@@ -77,20 +77,31 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self._num_early = 0  # leading characters of what is held that complete no stop string
         self.is_matched = False
 
-    def push(self, text: str) -> str:
-        """Add text. Returns: what is certainly before any stop string, perhaps nothing."""
+    def push(self, text: str, *, is_early: bool = False) -> str:
+        """Add text. Returns: what is certainly before any stop string, perhaps nothing.
+
+        Args:
+            text: The next characters.
+            is_early: Whether no stop string may end in them; one may begin.
+        """
         if not self._stops or self.is_matched:
             return "" if self.is_matched else text
         text = self._held + text
-        places = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
+        num_early = len(text) if is_early else self._num_early
+        if places := self._places(text, num_early):
             self.is_matched, self._held = True, ""
             return text[: min(places)[1]]
         certain = len(text) - max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[certain:]
+        self._held, self._num_early = text[certain:], max(0, num_early - certain)
         return text[:certain]
+
+    def _places(self, text: str, num_early: int) -> list[tuple[int, int]]:
+        """End and begin of each stop string's first occurrence that ends after the early characters."""
+        begins = ((stop, text.find(stop, max(0, num_early - len(stop) + 1))) for stop in self._stops)
+        return [(begin + len(stop), begin) for stop, begin in begins if begin >= 0]
 
     def flush(self) -> str:
         """End the text. Returns: what was held back, since no stop string came of it."""

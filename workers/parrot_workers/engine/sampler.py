@@ -100,7 +100,7 @@ class Sampler:
         best, token_ids = logits.max(dim=-1)
         faults = torch.where(best.isfinite(), Fault.NONE, Fault.NOT_NUMBERS).to(torch.int8)
         failures: dict[int, ParrotError] = {}
-        adjusted = self._adjust(logits, rows, where, failures)
+        adjusted = self.adjust(logits, rows, where, failures)
         if adjusted is not None:
             best, token_ids = adjusted.max(dim=-1)
             faults = torch.where((faults == Fault.NONE) & best.isneginf(), Fault.NONE_ALLOWED, faults)
@@ -111,7 +111,7 @@ class Sampler:
         logprobs = _logprobs(logits, token_ids, rows) if rows.told else None
         return Sampled(rows, token_ids, faults, logprobs, failures)
 
-    def _adjust(
+    def adjust(
         self, logits: torch.Tensor, rows: SamplingRows, positions: IntArray, failures: dict[int, ParrotError]
     ) -> torch.Tensor | None:
         """Apply what changes logits. Returns: new logits, fp32; none where no row asks for a change."""
