@@ -20,12 +20,15 @@ __all__ = [
     "CancelGenerations",
     "CoordinatorStarted",
     "DeadTask",
+    "EngineReport",
     "ErrorInfo",
     "Generation",
     "GenerationsReturned",
     "InputValue",
+    "LoadProgress",
     "Message",
     "OutputSpec",
+    "PinPrefixes",
     "PromptTask",
     "SessionCancel",
     "SessionClose",
@@ -346,6 +349,86 @@ class GenerationsReturned(Message, frozen=True, kw_only=True, omit_defaults=True
     reason: ErrorInfo
 
 
+class PinPrefixes(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.pin"):
+    """The prefixes that unfinished tasks need on this worker's model: the complete set, which replaces the former one.
+
+    A hint: the worker's cache gives up everything else before them. One that is lost does no harm.
+
+    Attributes:
+        hashes: Prefix hashes as in a generation, those that most tasks need first.
+    """
+
+    hashes: list[str]
+
+
+class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a worker is with loading its model.
+
+    Attributes:
+        stage: What it is doing, for people.
+        fraction: How much of the stage is done, 0 to 1.
+    """
+
+    stage: str
+    fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an engine is doing now, and what it has done since its model was loaded.
+
+    Sums divided by `num_steps` are means; two reports, one after the other, give rates.
+
+    Attributes:
+        num_running: Generations that are being computed.
+        num_waiting: Generations that wait in the engine.
+        num_batches: Groups of generations that were started together.
+        num_preemptions: Generations that lost their pages to others and began again.
+        num_prompt_tokens: Tokens of the prompts that were started.
+        num_shared_tokens: Of these, tokens that were not computed again because another generation had them.
+        num_copied_tokens: Of the shared ones, tokens whose keys and values were copied to another page.
+        num_computed_tokens: Tokens that went through the model.
+        num_output_tokens: Tokens that were generated.
+        num_steps: Passes through the model.
+        num_batched: Generations in a step, summed over the steps.
+        num_levels: Levels of shared prefixes that attention used, summed over the steps.
+        num_read_tokens: Tokens whose keys and values attention read, a shared one once for all that share it.
+        num_flat_tokens: What it would have read without sharing.
+        step_s: Seconds that the steps took, summed.
+        last_step_s: Seconds of the last step.
+        last_batch_size: Generations in the last step.
+        page_size: Tokens in a page of the KV cache; 0 if the engine keeps no prefixes.
+        num_pages: Pages of the KV cache.
+        num_free_pages: Pages that nobody uses.
+        num_cached_pages: Pages that are kept in case that they are needed again.
+        num_pinned_pages: Of the cached ones, pages that unfinished tasks need.
+        num_evicted_pages: Cached pages that were given up for something else.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_batches: int = 0
+    num_preemptions: int = 0
+    num_prompt_tokens: int = 0
+    num_shared_tokens: int = 0
+    num_copied_tokens: int = 0
+    num_computed_tokens: int = 0
+    num_output_tokens: int = 0
+    num_steps: int = 0
+    num_batched: int = 0
+    num_levels: int = 0
+    num_read_tokens: int = 0
+    num_flat_tokens: int = 0
+    step_s: float = 0.0
+    last_step_s: float = 0.0
+    last_batch_size: int = 0
+    page_size: int = 0
+    num_pages: int = 0
+    num_free_pages: int = 0
+    num_cached_pages: int = 0
+    num_pinned_pages: int = 0
+    num_evicted_pages: int = 0
+
+
 class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.status"):
     """Who a worker is, what it runs, what it has room for. Sent when it changes and as heartbeat.
 
@@ -356,6 +439,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
         num_slots: Generations it runs at a time.
         max_context_tokens: Most tokens of prompt and output together.
         running: Keys of the generations it has (queued in the engine, or running).
+        loading: How far it is (`loading`).
+        engine: What its engine does (once it is loaded).
     """
 
     worker: Name
@@ -364,6 +449,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
     num_slots: int
     max_context_tokens: int = 0
     running: list[str] = []
+    loading: LoadProgress | None = None
+    engine: EngineReport | None = None
 
 
 class CoordinatorStarted(Message, frozen=True, kw_only=True, omit_defaults=True, tag="coordinator.started"):
