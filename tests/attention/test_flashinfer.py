@@ -158,8 +158,8 @@ def test_layers_without_a_kernel_are_refused(problem: dict[str, Any], setting: s
 # -- graphs ------------------------------------------------------------------------------------------------------------
 
 
-def _make_arrays(max_rows: int = 64) -> GraphArrays:
-    return GraphArrays(max_rows=max_rows, max_indices=max_rows * 40, device=CPU)
+def _make_arrays() -> GraphArrays:
+    return GraphArrays(max_entries=64, max_indices=64 * 40, device=CPU)
 
 
 @pytest.mark.parametrize("num_sequences", [1, 2, 3, 5, 8, 9, 15, 17, 24])

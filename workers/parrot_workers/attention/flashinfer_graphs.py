@@ -6,15 +6,16 @@ of rows by its first plan. Both are those of the `GraphShape`; lengths and pages
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 
 from parrot_workers.attention.flashinfer import FlashInferBackend, LayerKind, LevelArrays, plan_arguments
-from parrot_workers.attention.graph_shape import GraphShape, PaddedPlan
+from parrot_workers.attention.graph_shape import NODE_BUCKETS, GraphShape, PaddedPlan, round_up_rows
 from parrot_workers.attention.plan import AttentionPlan
 
-__all__ = ["FlashInferGraph", "GraphArrays"]
+__all__ = ["FlashInferGraph", "GraphArrays", "make_graph_backends"]
 
 SCHEDULE_BYTES: Final = 1 << 18
 """FlashInfer's plan of one level; one of 512 rows takes 20 kB. Each graph has as much pinned memory again."""
@@ -24,13 +25,13 @@ class GraphArrays:
     """Device memory that the graphs of all shapes read. They run one at a time, and each plan fills it anew.
 
     Args:
-        max_rows: Most rows of a graph.
+        max_entries: Most entries of a level.
         max_indices: Most pages that a level can name: all rows at the longest context.
         device: The GPU.
     """
 
-    def __init__(self, *, max_rows: int, max_indices: int, device: torch.device) -> None:
-        self._max_rows = max_rows
+    def __init__(self, *, max_entries: int, max_indices: int, device: torch.device) -> None:
+        self._max_entries = max_entries
         self._max_indices = max_indices
         self._device = device
         self._levels: dict[tuple[bool, int], tuple[torch.Tensor, ...]] = {}
@@ -45,7 +46,7 @@ class GraphArrays:
             num_entries: Entries of the level.
         """
         if (arrays := self._levels.get((is_flat, place))) is None:
-            sizes = (self._max_rows + 1, self._max_rows + 1, self._max_rows, self._max_indices)
+            sizes = (self._max_entries + 1, self._max_entries + 1, self._max_entries, self._max_indices)
             arrays = tuple(torch.zeros(size, dtype=torch.int32, device=self._device) for size in sizes)
             self._levels[is_flat, place] = arrays
         qo_indptr, kv_indptr, kv_last_page_len, kv_indices = arrays
@@ -93,3 +94,23 @@ class FlashInferGraph(FlashInferBackend):
         num_bytes, _ = wrapper.workspace_size(**plan_arguments(kind, place, arrays))
         wrapper.reset_workspace_buffer(self.workspace.at_least(num_bytes), self._graph_arrays.schedule(kind, place))
         return wrapper
+
+
+def make_graph_backends(
+    backend: FlashInferBackend, *, max_rows: int, max_context_tokens: int, page_size: int
+) -> Callable[[GraphShape], FlashInferGraph]:
+    """Return what makes the backend of each shape; all of them share their arrays.
+
+    Args:
+        backend: Whose device, library and workspace they use.
+        max_rows: Most rows of a step.
+        max_context_tokens: Longest sequence.
+        page_size: Tokens in a page of the pool.
+    """
+    num_rows = round_up_rows(max_rows)
+    arrays = GraphArrays(
+        max_entries=max(num_rows, NODE_BUCKETS[-1]),
+        max_indices=num_rows * -(-max_context_tokens // page_size),
+        device=backend.device,
+    )
+    return lambda shape: FlashInferGraph(backend, shape, arrays)

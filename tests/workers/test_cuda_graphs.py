@@ -1,0 +1,244 @@
+"""Decode graphs: the same logits and the same cache as kernel by kernel, whatever the batch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from parrot_workers.attention import ALWAYS, NEVER, AttentionBackend, AttentionPlan, CostModel, SequenceSpan, build_plan
+from parrot_workers.attention.flashinfer import FlashInferBackend
+from parrot_workers.attention.flashinfer_graphs import make_graph_backends
+from parrot_workers.attention.graph_shape import GraphShape
+from parrot_workers.engine.cuda_graphs import DecodeGraphs, usual_shapes
+from parrot_workers.kv_cache import OWN, Segment
+from parrot_workers.kv_cache.pool import KVPool, LayerShape
+from parrot_workers.models import ForwardContext, LoadedModel, forward
+from parrot_workers.models.probe import learn_layers
+from transformers import GemmaConfig, LlamaConfig, Qwen3Config
+
+from tests.attention import fake_flashinfer
+from tests.workers.tape import TapeRecorder
+
+PAGE_SIZE = 4
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _make_model(config_class: Any = LlamaConfig, **settings: Any) -> LoadedModel:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 61, "head_dim": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    config = config_class(**{**sizes, **heads, **settings})
+    make: Any = AutoModelForCausalLM.from_config
+    model = make(config, dtype=torch.bfloat16).eval()
+    layers = learn_layers(model, 256)
+    loaded = SimpleNamespace(model=model, layers=layers, dtype=model.dtype, device=CPU)
+    return cast(LoadedModel, loaded)
+
+
+class Batch:
+    """Sequences that decode: two groups with a common prefix each, over a pool of random keys and values."""
+
+    def __init__(self, model: LoadedModel, *, seed: int = 0) -> None:
+        self.model = model
+        layers = [LayerShape(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
+        self.pool = KVPool(layers, num_pages=200, page_size=PAGE_SIZE, dtype=model.dtype, device="cpu")
+        generator = torch.Generator().manual_seed(seed)
+        for layer in range(len(layers)):
+            self.pool.keys(layer).normal_(generator=generator)
+            self.pool.values(layer).normal_(generator=generator)
+        self.segments: list[list[Segment]] = []
+        self._num_pages = 1
+
+    def add(self, group: int, num_tokens: int) -> None:
+        """A sequence of a group, with so many tokens of its own."""
+        shared = Segment(group, np.arange(3, dtype=np.int32) + 1 + 3 * group, 0, 3 * PAGE_SIZE, 3 * PAGE_SIZE)
+        pages = np.arange(8, dtype=np.int32) + 20 + 8 * len(self.segments)
+        self.segments.append([shared, Segment(OWN, pages, 3 * PAGE_SIZE, num_tokens, num_tokens)])
+
+    def spans(self, num_rows: int = 1) -> list[SequenceSpan]:
+        """The next tokens of all sequences."""
+        ends = [path[-1].start + path[-1].num_tokens for path in self.segments]
+        return [
+            SequenceSpan(segments=tuple(path), begin=end - num_rows, end=end)
+            for path, end in zip(self.segments, ends, strict=True)
+        ]
+
+    def advance(self) -> None:
+        """All sequences get one more token."""
+        self.segments = [[path[0], path[1]._replace(num_tokens=path[1].num_tokens + 1)] for path in self.segments]
+
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, backend: AttentionBackend
+    ) -> torch.Tensor:
+        context = ForwardContext(pool=self.pool, backend=backend, slots=slots)
+        return forward(self.model, input_ids, positions, cast(Any, slice(None)), context)
+
+
+class World:
+    """The same batch twice: once run by graphs, once kernel by kernel."""
+
+    def __init__(self, model: LoadedModel, *, cost: CostModel, min_uses: int = 1) -> None:
+        self.graphed, self.eager = Batch(model), Batch(model)
+        self.backend = FlashInferBackend(CPU, library=fake_flashinfer.library)
+        self.recorder = TapeRecorder()
+        self.cost = cost
+        self.graphs = DecodeGraphs(
+            self.graphed.forward,
+            make_graph_backends(self.backend, max_rows=16, max_context_tokens=64, page_size=PAGE_SIZE),
+            self.recorder,
+            device=CPU,
+            max_rows=16,
+            page_size=PAGE_SIZE,
+            min_uses=min_uses,
+        )
+
+    def both(self, act: Callable[[Batch], None]) -> None:
+        act(self.graphed)
+        act(self.eager)
+
+    @torch.inference_mode()
+    def step(self, seed: int, *, num_rows: int = 1) -> bool:
+        """Run a step both ways and compare; returns whether there was a graph."""
+        plan = build_plan(self.eager.spans(num_rows), page_size=PAGE_SIZE, cost=self.cost)
+        inputs = self._inputs(plan, seed)
+        logits = self.graphs.run(plan, *inputs)
+        self.backend.plan(plan)
+        expected = self.eager.forward(*inputs, self.backend)
+        if logits is None:
+            self.graphed.forward(*inputs, self.backend)
+        else:
+            assert logits.shape == expected.shape
+            torch.testing.assert_close(logits, expected, atol=0.02, rtol=0.02)
+        self._assert_same_cache()
+        self.both(Batch.advance)
+        return logits is not None
+
+    def _inputs(self, plan: AttentionPlan, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        input_ids = torch.randint(61, (plan.num_rows,), generator=torch.Generator().manual_seed(seed))
+        return input_ids, torch.from_numpy(plan.positions), torch.from_numpy(plan.slots)
+
+    def _assert_same_cache(self) -> None:
+        for layer in range(2):
+            for one, other in zip(self._caches(self.graphed, layer), self._caches(self.eager, layer), strict=True):
+                torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
+
+    def _caches(self, batch: Batch, layer: int) -> list[torch.Tensor]:
+        """Keys and values but for the dummy page, where padding rows write."""
+        return [batch.pool.keys(layer)[1:], batch.pool.values(layer)[1:]]
+
+
+@pytest.mark.parametrize("cost", [ALWAYS, NEVER], ids=["levels", "flat"])
+def test_replays_give_what_single_kernels_give(cost: CostModel) -> None:
+    """Sequences grow over page boundaries, and join: the graphs of two shapes serve all steps."""
+    world = World(_make_model(), cost=cost)
+    for num_tokens in (3, 5, 7):
+        world.both(lambda batch: batch.add(0, num_tokens))  # noqa: B023
+    for seed in range(6):
+        assert world.step(seed)
+    world.both(lambda batch: batch.add(1, 2))
+    world.both(lambda batch: batch.add(1, 9))
+    for seed in range(6, 12):
+        assert world.step(seed)
+    assert world.recorder.num_recorded == world.graphs.num_graphs == 2
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings"),
+    [
+        (Qwen3Config, {}),
+        (GemmaConfig, {}),
+        (LlamaConfig, {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    ],
+    ids=["qwen3", "gemma", "linear-rope"],
+)
+def test_model_families_can_be_captured(config_class: Any, settings: dict[str, Any]) -> None:
+    """Their forward pass waits for nothing and decides nothing by what a tensor holds."""
+    world = World(_make_model(config_class, **settings), cost=ALWAYS)
+    for group in (0, 0, 1):
+        world.both(lambda batch: batch.add(group, 4))  # noqa: B023
+    assert all(world.step(seed) for seed in range(3))
+
+
+def test_windowed_layers_read_flat_in_graphs() -> None:
+    from transformers import Qwen2Config
+
+    settings = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+    world = World(_make_model(Qwen2Config, **settings), cost=ALWAYS)
+    assert [layer.window for layer in world.eager.model.layers] == [None, 6]
+    for group in (0, 0, 1):
+        world.both(lambda batch: batch.add(group, 4))  # noqa: B023
+    assert all(world.step(seed) for seed in range(4))
+
+
+def test_a_model_that_waits_for_the_device_runs_without_graphs() -> None:
+    """A capture that fails is told once; every step is left to single kernels from then on."""
+    world = World(_make_model(), cost=NEVER)
+    world.both(lambda batch: batch.add(0, 4))
+    can_run = world.graphed.forward
+
+    def waiting(input_ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        int(input_ids.max())
+        return can_run(input_ids, *others)
+
+    world.graphs._forward = waiting
+    assert [world.step(seed) for seed in range(3)] == [False] * 3
+    assert world.graphs.num_graphs == world.recorder.num_recorded == 0
+
+
+def test_prefill_and_large_batches_are_left_to_others() -> None:
+    world = World(_make_model(), cost=NEVER)
+    for _ in range(17):
+        world.both(lambda batch: batch.add(0, 4))
+    assert not world.step(0)
+    world.both(lambda batch: batch.segments.__delitem__(slice(3, None)))
+    assert not world.step(1, num_rows=2)
+    assert world.step(2)
+
+
+def test_a_shape_is_captured_when_it_returns() -> None:
+    world = World(_make_model(), cost=NEVER, min_uses=3)
+    world.both(lambda batch: batch.add(0, 4))
+    assert [world.step(seed) for seed in range(4)] == [False, False, True, True]
+
+
+def test_warm_up_captures_the_largest_first_and_needs_no_work() -> None:
+    """Afterwards steps of these shapes replay at once; the cache of real tokens was not touched."""
+    world = World(_make_model(), cost=ALWAYS, min_uses=99)
+    shapes = usual_shapes(4, has_levels=True)
+    assert shapes == [GraphShape(1), GraphShape(2), GraphShape(4), GraphShape(4, (2,)), GraphShape(4, (8,))]
+    shares: list[float] = []
+    before = [cache.clone() for cache in world._caches(world.graphed, 0)]
+    world.graphs.warm_up(shapes, shares.append)
+    assert world.graphs.num_graphs == 5
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert all(map(torch.equal, before, world._caches(world.graphed, 0)))
+    for group in (0, 0, 1):
+        world.both(lambda batch: batch.add(group, 6))  # noqa: B023
+    assert all(world.step(seed) for seed in range(3))
+    assert world.recorder.num_recorded == 5
+
+
+def test_there_are_no_more_graphs_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parrot_workers.engine.cuda_graphs.MAX_GRAPHS", 1)
+    world = World(_make_model(), cost=NEVER)
+    world.both(lambda batch: batch.add(0, 4))
+    assert world.step(0)
+    world.both(lambda batch: batch.add(0, 4))
+    assert not world.step(1)
+    world.both(lambda batch: batch.segments.__delitem__(0))
+    assert world.step(2)
