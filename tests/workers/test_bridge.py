@@ -7,11 +7,13 @@ import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
-from parrot_workers.bridge import EngineThread
+from parrot_workers.bridge import EngineFactory, EngineThread
 from parrot_workers.engine import (
     Delta,
+    Engine,
     EngineEvent,
     EngineStatistics,
     Failed,
@@ -22,7 +24,11 @@ from parrot_workers.engine import (
 )
 
 from parrot_mq.errors import CheckpointError, EngineFailure, GenerationAborted, TaskCancelled
+from parrot_mq.messages import LoadProgress
+from parrot_mq.program import prefix_hashes
 from tests.workers.driving import check_story, ends, make_request
+
+Report = Callable[[str, float], None]
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +72,8 @@ class _GatedEngine:
         return self._engine.statistics()
 
 
-def _scripted(**options: int) -> Callable[[], ScriptedEngine]:
-    return lambda: ScriptedEngine(lambda request: request.text.upper(), **options)  # type: ignore[arg-type]
+def _scripted(**options: int) -> EngineFactory:
+    return lambda _: ScriptedEngine(lambda request: request.text.upper(), **options)  # type: ignore[arg-type]
 
 
 async def _read_until_ended(events: AsyncIterator[list[EngineEvent]], num_ends: int) -> list[EngineEvent]:
@@ -144,7 +150,7 @@ async def test_the_engine_waits_for_a_reader_that_is_behind() -> None:
 
 async def test_submit_waits_for_room_and_a_cancelled_submit_leaves_nothing() -> None:
     gated = _GatedEngine()
-    async with EngineThread(lambda: gated, max_commands=1) as engine:
+    async with EngineThread(lambda _: gated, max_commands=1) as engine:
         await engine.submit([make_request("first", "a")])
         await asyncio.to_thread(gated.stepping.wait)  # the thread has taken it
         await engine.submit([make_request("second", "b")])
@@ -160,7 +166,7 @@ async def test_submit_waits_for_room_and_a_cancelled_submit_leaves_nothing() -> 
 
 async def test_a_cancelled_request_ends_at_the_next_step() -> None:
     gated = _GatedEngine()
-    async with EngineThread(lambda: gated) as engine:
+    async with EngineThread(lambda _: gated) as engine:
         await engine.submit([make_request("a", "x" * 100), make_request("b", "xy")])
         await asyncio.to_thread(gated.stepping.wait)
         engine.cancel(["a"])
@@ -174,7 +180,7 @@ async def test_a_cancelled_request_ends_at_the_next_step() -> None:
 
 async def test_a_cancelled_key_may_be_submitted_again_at_once() -> None:
     gated = _GatedEngine()
-    async with EngineThread(lambda: gated) as engine:
+    async with EngineThread(lambda _: gated) as engine:
         await engine.submit([make_request("a", "xyz")])
         await asyncio.to_thread(gated.stepping.wait)
         engine.cancel(["a"])
@@ -191,7 +197,7 @@ async def test_a_cancelled_key_may_be_submitted_again_at_once() -> None:
 
 async def test_idle_and_stuck_are_told_apart() -> None:
     gated = _GatedEngine()
-    async with EngineThread(lambda: gated) as engine:
+    async with EngineThread(lambda _: gated) as engine:
         assert engine.step_duration_s == 0.0
         before = engine.last_step_at
         assert before <= time.monotonic()
@@ -205,15 +211,110 @@ async def test_idle_and_stuck_are_told_apart() -> None:
         await _wait_until(lambda: engine.step_duration_s == 0.0)
 
 
+async def test_the_statistics_are_those_of_the_engine_from_its_start() -> None:
+    async with EngineThread(_scripted(num_pages=100)) as engine:
+        assert engine.statistics().num_pages == 100
+        await engine.submit([make_request("a", "xyz")])
+        await _read_until_ended(engine.events(), 1)
+        assert engine.statistics().num_output_tokens == 3
+
+
+async def test_progress_of_loading_comes_to_the_loop_and_is_there_to_read() -> None:
+    may_go_on = threading.Semaphore(0)
+    told: list[LoadProgress] = []
+
+    def load(report: Report) -> Engine:
+        report("reading weights", 0.25)
+        may_go_on.acquire()
+        report("warming up", 1.5)
+        may_go_on.acquire()
+        return _scripted()(report)
+
+    def note(progress: LoadProgress) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        told.append(progress)
+        may_go_on.release()
+
+    thread = EngineThread(load, on_progress=note)
+    assert thread.progress == LoadProgress(stage="starting")
+    async with thread as engine:
+        assert engine.progress == LoadProgress(stage="warming up", fraction=1.0), "a share is at most the whole"
+    assert told == [LoadProgress(stage="reading weights", fraction=0.25), thread.progress]
+
+
+async def test_a_factory_that_reports_often_does_not_flood_the_loop() -> None:
+    told: list[LoadProgress] = []
+
+    def load(report: Report) -> Engine:
+        for number in range(20_000):
+            report("reading weights", number / 20_000)
+        return _scripted()(report)
+
+    async with EngineThread(load, on_progress=told.append) as engine:
+        await _wait_until(lambda: told[-1] == engine.progress)
+        assert engine.progress.fraction == 19_999 / 20_000
+    assert len(told) < 5_000
+
+
+# -- pins ------------------------------------------------------------------------------------------------------------
+
+
+class _PinnedEngine(_GatedEngine):
+    """Remembers every set of pins that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pins: list[list[str]] = []
+
+    def pin(self, names: Iterable[str]) -> None:
+        self.pins.append(list(names))
+
+
+async def test_pins_reach_the_engine_also_when_it_is_idle_and_the_newest_wins() -> None:
+    pinned = _PinnedEngine()
+    async with EngineThread(lambda _: pinned) as engine:
+        engine.pin(["a"])
+        pinned.gate.release()
+        await _wait_until(lambda: pinned.pins == [["a"]])
+        await engine.submit([make_request("r", "xy")])
+        await asyncio.to_thread(pinned.stepping.wait)
+        for number in range(1_000):
+            engine.pin([f"b{number}"])
+        engine.pin(iter(["c", "d"]))
+        pinned.gate.release(5)
+        await _read_until_ended(engine.events(), 1)
+        assert pinned.pins == [["a"], ["c", "d"]]
+    engine.pin(["late"])  # nobody is there any more
+
+
+async def test_pins_come_before_the_requests_that_could_evict_what_they_keep() -> None:
+    engine_thread = EngineThread(_scripted(num_pages=2, page_size=4, num_slots=1))
+    async with engine_thread as engine:
+
+        async def run(text: str) -> int:
+            request = replace(
+                make_request(text, text), prefix_hashes=tuple(prefix_hashes([text])), prefix_ends=(len(text),)
+            )
+            await engine.submit([request])
+            events = await _read_until_ended(engine.events(), 1)
+            return next(event.num_shared_tokens for event in events if isinstance(event, Started))
+
+        await run("kept")
+        engine.pin(prefix_hashes(["kept"]))
+        for text in ("one", "two", "three"):
+            await run(text)
+        assert await run("kept") == 3
+
+
 # -- starting and stopping -------------------------------------------------------------------------------------------
 
 
 async def test_entering_waits_for_the_engine_without_blocking_the_loop() -> None:
     may_load = threading.Event()
 
-    def load() -> ScriptedEngine:
+    def load(report: Report) -> Engine:
         may_load.wait()
-        return _scripted()()
+        return _scripted()(report)
 
     thread = EngineThread(load)
     assert thread.state == "loading"
@@ -224,7 +325,7 @@ async def test_entering_waits_for_the_engine_without_blocking_the_loop() -> None
 
 
 async def test_a_failure_to_load_reaches_the_starter() -> None:
-    def load() -> ScriptedEngine:
+    def load(report: Report) -> Engine:
         raise CheckpointError(path="/x", problem="it is empty", remedy="fill it")
 
     thread = EngineThread(load)
@@ -238,18 +339,36 @@ async def test_a_failure_to_load_reaches_the_starter() -> None:
 async def test_a_start_that_is_cancelled_waits_for_the_thread() -> None:
     may_load = threading.Event()
 
-    def load() -> ScriptedEngine:
+    def load(report: Report) -> Engine:
         may_load.wait()
-        return _scripted()()
+        return _scripted()(report)
 
     asyncio.get_running_loop().call_later(0.02, may_load.set)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(EngineThread(load).__aenter__(), 0.01)
 
 
+async def test_a_start_that_is_cancelled_ends_at_the_next_report() -> None:
+    is_loading = threading.Event()
+
+    def load(report: Report) -> Engine:
+        is_loading.set()
+        while True:
+            report("reading weights", 0.5)
+            time.sleep(0.001)
+
+    thread = EngineThread(load)
+    starting = asyncio.ensure_future(thread.__aenter__())  # noqa: TID251
+    await asyncio.to_thread(is_loading.wait)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert thread.state == "stopped"
+
+
 async def test_stopping_waits_for_the_step_in_progress_only() -> None:
     gated = _GatedEngine()
-    thread = EngineThread(lambda: gated)
+    thread = EngineThread(lambda _: gated)
     await thread.__aenter__()
     await thread.submit([make_request("a", "x" * 100)])
     await asyncio.to_thread(gated.stepping.wait)
@@ -267,7 +386,7 @@ async def test_stopping_waits_for_the_step_in_progress_only() -> None:
 
 async def test_stopping_ends_a_reader_and_a_waiting_submit() -> None:
     gated = _GatedEngine()
-    thread = EngineThread(lambda: gated, max_commands=1)
+    thread = EngineThread(lambda _: gated, max_commands=1)
     await thread.__aenter__()
     await thread.submit([make_request("a")])
     await asyncio.to_thread(gated.stepping.wait)
@@ -295,11 +414,11 @@ async def test_closing_before_entering_does_nothing() -> None:
 
 async def test_an_engine_that_does_not_stop_is_told() -> None:
     gated = _GatedEngine()
-    thread = EngineThread(lambda: gated, grace_s=0.01)
+    thread = EngineThread(lambda _: gated, grace_s=0.2)
     await thread.__aenter__()
     await thread.submit([make_request("a")])
     await asyncio.to_thread(gated.stepping.wait)
-    with pytest.raises(EngineFailure, match=r"did not stop within 0\.01 s"):
+    with pytest.raises(EngineFailure, match=r"did not stop within 0\.2 s"):
         await thread.aclose()
     gated.gate.release()
     await thread.aclose()
@@ -310,7 +429,7 @@ def test_a_loop_that_closes_first_does_not_trouble_the_thread() -> None:
     threads: list[EngineThread] = []
 
     async def leave_open() -> None:
-        thread = await EngineThread(lambda: gated).__aenter__()
+        thread = await EngineThread(lambda _: gated).__aenter__()
         await thread.submit([make_request("a", "xyz")])
         await asyncio.to_thread(gated.stepping.wait)
         threads.append(thread)
@@ -334,7 +453,7 @@ async def test_a_broken_engine_fails_every_request_and_says_so() -> None:
 
     explosive: list[int] = []
     gated = _GatedEngine(explode)
-    thread = EngineThread(lambda: gated)
+    thread = EngineThread(lambda _: gated)
     async with thread as engine:
         await engine.submit([make_request(f"r{i}", "ab") for i in range(6)])
         gated.gate.release(2)  # the first four finish

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
-from parrot_workers.engine import Engine, GenerationRequest
+from msgspec.structs import replace
+from parrot_workers.bridge import EngineFactory
+from parrot_workers.engine import Engine, EngineStatistics, GenerationRequest
 from parrot_workers.worker import Drain
+from structlog.testing import capture_logs
 
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer, Stored, set_variable
 from parrot_mq.errors import CapacityExhausted, ContextLengthExceeded, EngineFailure, PublishRejected, RequestTimeout
@@ -20,7 +24,10 @@ from parrot_mq.messages import (
     Assigned,
     BlobRef,
     CancelGenerations,
+    EngineReport,
     ErrorInfo,
+    LoadProgress,
+    PinPrefixes,
     Value,
     WorkerStatus,
     decode,
@@ -45,33 +52,70 @@ async def test_it_says_who_it_is_again_and_again() -> None:
         assert status.max_context_tokens == 1_000_000_000
 
 
-async def test_it_says_that_it_is_loading_while_it_loads() -> None:
+async def test_while_it_loads_it_says_how_far_it_is() -> None:
     may_load = threading.Event()
 
-    def load() -> Engine:
+    def load(report: Callable[[str, float], None]) -> Engine:
+        report("reading weights", 0.25)
         may_load.wait(10)
         return make_engine(answer)
 
     async with asyncio.TaskGroup() as group:
         server = MemoryServer()
         server.ensure_streams()
-        heard: list[str] = []
+        heard: list[WorkerStatus] = []
         async with MemoryBus(server) as listener:
 
             async def on_status(delivery: Delivery) -> None:
-                heard.append(decode(delivery.payload, WorkerStatus).state)
+                heard.append(decode(delivery.payload, WorkerStatus))
 
             await listener.subscribe("pmq-sys.actor.coordinator.registry", on_status)
-            running = group.create_task(_run_until_ready(server, load))
-            await eventually(lambda: len(heard) > 2)
-            assert set(heard) == {"loading"}
-            may_load.set()
-            await running
-            assert "ready" in heard
+            with capture_logs() as logs:
+                running = group.create_task(_run_until_ready(server, load=load))
+                await eventually(lambda: len(heard) > 2)
+                assert {status.state for status in heard} == {"loading"}
+                assert heard[-1].loading == LoadProgress(stage="reading weights", fraction=0.25)
+                assert heard[-1].engine is None
+                may_load.set()
+                await running
+            assert {status.state: status.loading for status in heard}["ready"] is None
+    events = [(log["event"], log.get("stage")) for log in logs if log["event"].startswith("engine_")]
+    assert events == [("engine_loading", "reading weights"), ("engine_loaded", None)]
 
 
-async def _run_until_ready(server: MemoryServer, factory: Callable[[], Engine]) -> None:
-    async with open_bench(factory, bus=MemoryBus(server)) as bench:
+async def test_once_it_is_ready_it_says_what_its_engine_does() -> None:
+    async with open_bench() as bench:
+        await bench.assign("prompt")
+        await bench.value("v0")
+        await eventually(lambda: _engine(bench.statuses[-1]).num_output_tokens == 16)
+        engine = _engine(bench.statuses[-1])
+        assert (engine.num_prompt_tokens, engine.num_steps, engine.num_running) == (6, 4, 0)
+        assert engine.num_free_pages + engine.num_cached_pages == engine.num_pages > 0
+
+
+def _engine(status: WorkerStatus) -> EngineReport:
+    return status.engine or EngineReport()
+
+
+def test_what_an_engine_counts_is_what_a_heartbeat_tells() -> None:
+    assert EngineReport.__struct_fields__ == tuple(field.name for field in fields(EngineStatistics))
+
+
+async def test_the_engine_is_told_what_to_keep() -> None:
+    async with open_bench(lambda: make_engine(answer, num_pages=4, page_size=16)) as bench:
+        generations = [replace(generation("v0", [0]), prefix_hashes=["kept"])]
+        await bench.assign_batch(["x" * 32], generations)
+        await bench.value("v0")
+        await bench.remote.tell(PinPrefixes(hashes=["kept", "not known"]))
+        await eventually(lambda: _engine(bench.statuses[-1]).num_pinned_pages == 2)
+        await bench.remote.tell(PinPrefixes(hashes=[]))
+        await eventually(lambda: _engine(bench.statuses[-1]).num_pinned_pages == 0)
+
+
+async def _run_until_ready(
+    server: MemoryServer, factory: Callable[[], Engine] | None = None, load: EngineFactory | None = None
+) -> None:
+    async with open_bench(factory, load=load, bus=MemoryBus(server)) as bench:
         await eventually(lambda: "ready" in bench.states)
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from parrot_workers.bridge import EngineFactory
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import Engine
 from parrot_workers.worker import ACCEPTS, WorkerActor
@@ -142,14 +143,19 @@ def address_of(variable: str) -> VariableAddress:
 
 @asynccontextmanager
 async def open_bench(
-    factory: Callable[[], Engine] | None = None, *, bus: MemoryBus | None = None, **settings: Any
+    factory: Callable[[], Engine] | None = None,
+    *,
+    load: EngineFactory | None = None,
+    bus: MemoryBus | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Bench]:
+    """A worker with the engine that `factory` makes, or `load`, which reports its progress."""
     server = bus.server if bus is not None else MemoryServer()
     server.ensure_streams()
     config = WorkerConfig(
         model_path=Path("scripted"), worker_id=WorkerId("w1"), **{"heartbeat_s": 0.02, "drain_s": 0.1, **settings}
     )
-    factory = factory or (lambda: make_engine(answer, num_slots=4, tokens_per_step=5))
+    make = factory or (lambda: make_engine(answer, num_slots=4, tokens_per_step=5))
     worker_bus = bus or MemoryBus(server)
     said: list[object] = []
     async with (
@@ -161,7 +167,7 @@ async def open_bench(
         accepts = WorkerStatus | GenerationsReturned
         await coordinator.spawn(lambda: _Registry(said), name="registry", accepts=accepts)
         worker = await system.spawn(
-            lambda: WorkerActor(worker_bus, config, factory),
+            lambda: WorkerActor(worker_bus, config, load or (lambda report: make())),
             name="worker",
             restart=RestartPolicy.TRANSIENT,
             accepts=ACCEPTS,

@@ -17,12 +17,16 @@ from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 from parrot_mq.errors import EngineFailure, GenerationAborted, ParrotError, TaskCancelled
+from parrot_mq.messages import LoadProgress
 from parrot_workers.engine.base import Engine, EngineEvent, EngineStatistics, Failed, Finished, GenerationRequest
-from parrot_workers.exchange import Command, Exchange
+from parrot_workers.exchange import Command, Exchange, Pins
 
-__all__ = ["EngineThread", "EngineThreadState"]
+__all__ = ["EngineFactory", "EngineThread", "EngineThreadState"]
 
 EngineThreadState: TypeAlias = Literal["loading", "running", "failed", "stopped"]
+
+EngineFactory: TypeAlias = Callable[[Callable[[str, float], None]], Engine]
+"""Makes an engine, and reports meanwhile: what it does now, and how much of that is done, 0 to 1."""
 
 
 class EngineThread:
@@ -33,7 +37,9 @@ class EngineThread:
     `submit` raise `EngineFailure`.
 
     Args:
-        factory: Makes the engine, in the thread: loading a model does not block the event loop.
+        factory: Makes the engine, in the thread: loading a model does not block the event loop. It gets a callable to
+            report its progress; that raises `GenerationAborted` when the thread is stopped meanwhile.
+        on_progress: Told on the event loop when there is progress.
         name: Name of the thread.
         max_commands: Submissions that may wait for the engine; `submit` waits while there are more.
         max_batches: Steps whose events may wait for the reader; the engine waits while there are more.
@@ -42,14 +48,16 @@ class EngineThread:
 
     def __init__(
         self,
-        factory: Callable[[], Engine],
+        factory: EngineFactory,
         *,
+        on_progress: Callable[[LoadProgress], None] = lambda _: None,
         name: str = "engine",
         max_commands: int = 256,
         max_batches: int = 8,
         grace_s: float = 60.0,
     ) -> None:
         self._factory = factory
+        self._on_progress = on_progress
         self._grace_s = grace_s
         self._exchange = Exchange(max_commands=max_commands, max_batches=max_batches)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -58,6 +66,8 @@ class EngineThread:
         # Written by the thread, read anywhere.
         self._state: EngineThreadState = "loading"
         self._failure: ParrotError | None = None
+        self._progress = LoadProgress(stage="starting")
+        self._will_tell_progress = False
         self._statistics = EngineStatistics()
         self._last_step_at = time.monotonic()
         self._step_started_at: float | None = None
@@ -74,7 +84,7 @@ class EngineThread:
         Raises:
             Exception: What `factory` raised.
 
-        Cancel: the thread ends as soon as `factory` returns; waits for that, `grace_s` at most.
+        Cancel: the thread ends as soon as `factory` reports or returns; waits for that, `grace_s` at most.
         """
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._loop.create_future()
@@ -132,6 +142,10 @@ class EngineThread:
         """
         self._exchange.cancel(keys)
 
+    def pin(self, names: Iterable[str]) -> None:
+        """Tell the engine which prefixes to keep: the complete set. Never waits; a set that is newer replaces it."""
+        self._exchange.pin(names)
+
     async def events(self) -> AsyncIterator[list[EngineEvent]]:
         """Yield the events of one or more steps, in order, until the thread stops. One reader.
 
@@ -161,6 +175,11 @@ class EngineThread:
         return self._failure
 
     @property
+    def progress(self) -> LoadProgress:
+        """What the factory reported last."""
+        return self._progress
+
+    @property
     def num_slots(self) -> int:
         return self._num_slots
 
@@ -180,8 +199,12 @@ class EngineThread:
         return 0.0 if started_at is None else time.monotonic() - started_at
 
     def statistics(self) -> EngineStatistics:
-        """The engine's statistics after its last step."""
+        """The engine's statistics after its last step. Thread: any."""
         return self._statistics
+
+    def _tell_progress(self) -> None:
+        self._will_tell_progress = False  # before reading it: what is reported from here on is told again
+        self._on_progress(self._progress)
 
     def _check_running(self) -> None:
         if self._failure is not None:
@@ -203,8 +226,9 @@ class EngineThread:
 
     def _serve(self) -> None:
         try:
-            engine = self._factory()
+            engine = self._factory(self._report)
             self._num_slots, self._max_context_tokens = engine.num_slots, engine.max_context_tokens
+            self._statistics = engine.statistics()
         except BaseException as error:
             self._tell_loop(_set_exception, self._loaded, error)
             return
@@ -214,6 +238,15 @@ class EngineThread:
             self._work(engine)
         except Exception as error:
             self._fail(EngineFailure(cause=f"{type(error).__name__}: {error}"))
+
+    def _report(self, stage: str, fraction: float) -> None:
+        """Take down how far the factory is; however often it reports, the loop is told once at a time."""
+        if self._exchange.is_stopping:
+            raise GenerationAborted("the worker was stopped while it loaded its model")
+        self._progress = LoadProgress(stage=stage, fraction=min(max(fraction, 0.0), 1.0))
+        if not self._will_tell_progress:
+            self._will_tell_progress = True
+            self._tell_loop(self._tell_progress)
 
     def _work(self, engine: Engine) -> None:
         """Apply commands and run steps until the thread is to stop."""
@@ -230,13 +263,16 @@ class EngineThread:
             self._step(engine)
 
     def _apply(self, engine: Engine, command: Command) -> None:
-        if isinstance(command, set):
-            self._cancelled |= self._live & command
-            self._live -= command
-            engine.cancel(command)
-        else:
-            self._live.update(request.key for request in command)
-            engine.submit(command)
+        match command:
+            case Pins(names=names):
+                engine.pin(names)
+            case set():
+                self._cancelled |= self._live & command
+                self._live -= command
+                engine.cancel(command)
+            case _:
+                self._live.update(request.key for request in command)
+                engine.submit(command)
 
     def _step(self, engine: Engine) -> None:
         """Run one step and hand out its events."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ async def serve(bus_settings: BusConfig, config: WorkerConfig) -> None:
     async with open_bus(bus_settings) as bus, ActorSystem(config.worker_id, bus=bus) as system:
         with stop_signal() as stop:
             actor = await system.spawn(
-                lambda: WorkerActor(bus, config, lambda: create_engine(config)),
+                lambda: WorkerActor(bus, config, partial(create_engine, config)),
                 name="worker",
                 restart=RestartPolicy.TRANSIENT,
                 stop_timeout_s=config.drain_s + 5,

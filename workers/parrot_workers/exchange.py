@@ -5,14 +5,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from parrot_workers.engine.base import EngineEvent, GenerationRequest
 
-__all__ = ["Command", "Exchange"]
+__all__ = ["Command", "Exchange", "Pins"]
 
-Command: TypeAlias = list[GenerationRequest] | set[str]
-"""Requests to submit, or keys to cancel."""
+
+class Pins(NamedTuple):
+    """Prefixes to keep: the complete set."""
+
+    names: tuple[str, ...]
+
+
+Command: TypeAlias = list[GenerationRequest] | set[str] | Pins
+"""Requests to submit, or keys to cancel, or prefixes to keep."""
 
 
 class Exchange:
@@ -29,6 +36,7 @@ class Exchange:
         self._changed = threading.Condition(threading.Lock())
         self._commands: deque[Command] = deque()
         self._num_submits = 0
+        self._pins: Pins | None = None
         self._batches: deque[list[EngineEvent]] = deque()
         self._is_stopping = self._is_closed = False
 
@@ -59,6 +67,13 @@ class Exchange:
                 self._commands.append(set(keys))
             self._changed.notify()
 
+    def pin(self, names: Iterable[str]) -> None:
+        """Leave the prefixes to keep; always taken. They replace those that still lie here."""
+        with self._changed:
+            if not self._is_closed:
+                self._pins = Pins(tuple(names))
+                self._changed.notify()
+
     def take_events(self) -> list[EngineEvent]:
         """Take the events of all steps that lie here, in order."""
         with self._changed:
@@ -87,7 +102,7 @@ class Exchange:
         """
         with self._changed:
             while not self._is_stopping:
-                if (self._commands or has_work()) and len(self._batches) < self._max_batches:
+                if (self._commands or self._pins or has_work()) and len(self._batches) < self._max_batches:
                     if self._num_submits >= self._max_commands:
                         tell_room()
                     return self._take_commands()
@@ -106,7 +121,9 @@ class Exchange:
             return self._take_commands()
 
     def _take_commands(self) -> list[Command]:
-        commands = list(self._commands)
+        """Take all commands; pins first, so that what they keep is not evicted by what comes with them."""
+        commands = [*([self._pins] if self._pins else []), *self._commands]
         self._commands.clear()
         self._num_submits = 0
+        self._pins = None
         return commands

@@ -54,10 +54,10 @@ async def scripted_worker(
         heartbeat_s=heartbeat_s,
         drain_s=drain_s,
     )
-    factory = engine or (lambda: ScriptedEngine(answer, num_slots=num_slots, tokens_per_step=tokens_per_step))
+    make = engine or (lambda: ScriptedEngine(answer, num_slots=num_slots, tokens_per_step=tokens_per_step))
     async with ActorSystem(worker_id, bus=bus) as system:
         yield await system.spawn(
-            lambda: WorkerActor(bus, config, factory),
+            lambda: WorkerActor(bus, config, lambda report: make()),
             name="worker",
             restart=RestartPolicy.TRANSIENT,
             accepts=ACCEPTS,

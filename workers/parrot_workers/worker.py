@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from parrot_mq.actors import Actor
@@ -17,20 +17,23 @@ from parrot_mq.messages import (
     Assign,
     Assigned,
     CancelGenerations,
+    EngineReport,
     ErrorInfo,
     Generation,
     GenerationsReturned,
+    LoadProgress,
+    PinPrefixes,
     WorkerStatus,
 )
-from parrot_workers.bridge import EngineThread
+from parrot_workers.bridge import EngineFactory, EngineThread
 from parrot_workers.config import WorkerConfig
-from parrot_workers.engine.base import Delta, Engine, EngineEvent, Failed, Finished, Started
+from parrot_workers.engine.base import Delta, EngineEvent, Failed, Finished, Started
 from parrot_workers.prompts import Prompts
 from parrot_workers.reports import Reports
 
 __all__ = ["ACCEPTS", "Drain", "WorkerActor"]
 
-ACCEPTS = Assign | CancelGenerations
+ACCEPTS = Assign | CancelGenerations | PinPrefixes
 """What a worker is told over the bus."""
 
 
@@ -46,12 +49,27 @@ class WorkerActor(Actor):
     the engine breaks, the actor fails and starts again with a new engine; the coordinator assigns again what it had.
 
     Delivery: a generation that comes twice runs once; its variable is written once whoever else runs it.
+
+    Args:
+        bus: A connection.
+        config: How it runs.
+        factory: Makes its engine.
+        on_progress: Told how far the factory is.
     """
 
-    def __init__(self, bus: Bus, config: WorkerConfig, factory: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        config: WorkerConfig,
+        factory: EngineFactory,
+        *,
+        on_progress: Callable[[LoadProgress], None] = lambda _: None,
+    ) -> None:
         self._bus = bus
         self._config = config
-        self._factory = factory
+        self._engine = EngineThread(factory, on_progress=self._note_progress)
+        self._on_progress = on_progress
+        self._stage = ""
         self._state: Literal["loading", "ready", "draining", "stopped"] = "loading"
         self._running: dict[str, Generation] = {}
         self._preparing: set[str] = set()  # of these, those that the engine has not got
@@ -62,6 +80,7 @@ class WorkerActor(Actor):
 
     async def on_start(self) -> None:
         """Load the model; heartbeats go out meanwhile."""
+        self._started_at = self.context.clock.monotonic()
         self._registry = self.context.system.remote(REGISTRY_ADDRESS)
         self._reports = Reports(self._bus, self._config.worker_id, self.context.clock)
         self.context.run(self._beat(), name="heartbeat")
@@ -69,10 +88,11 @@ class WorkerActor(Actor):
         try:
             started = await self._bus.subscribe(COORDINATOR_STARTED, self._on_coordinator)
             self._stack.push_async_callback(started.aclose)
-            self._engine = await self._stack.enter_async_context(EngineThread(self._factory))
+            await self._stack.enter_async_context(self._engine)
         except BaseException:
             await self._stack.aclose()
             raise
+        self.context.log.info("engine_loaded", duration_s=self._seconds_since_start())
         self._num_slots = self._engine.num_slots
         self._max_context_tokens = self._engine.max_context_tokens
         self.context.run(self._read_events(), name="events")
@@ -90,6 +110,8 @@ class WorkerActor(Actor):
                 return self._accept(message)
             case CancelGenerations(keys=keys):
                 self._cancel(keys)
+            case PinPrefixes(hashes=hashes):
+                self._engine.pin(hashes)
             case Drain():
                 await self._become("draining")
                 self.context.run(self._drain(), name="drain")
@@ -110,7 +132,17 @@ class WorkerActor(Actor):
         self.context.log.info("worker_state", state=state, model=self._config.model_name)
         await self._report()
 
+    def _note_progress(self, progress: LoadProgress) -> None:
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            self.context.log.info("engine_loading", stage=progress.stage, after_s=self._seconds_since_start())
+        self._on_progress(progress)
+
+    def _seconds_since_start(self) -> float:
+        return round(self.context.clock.monotonic() - self._started_at, 3)
+
     async def _report(self) -> None:
+        is_loading = self._state == "loading"
         status = WorkerStatus(
             worker=self._config.worker_id,
             model=self._config.model_name,
@@ -118,6 +150,8 @@ class WorkerActor(Actor):
             num_slots=self._num_slots,
             max_context_tokens=self._max_context_tokens,
             running=list(self._running),
+            loading=self._engine.progress if is_loading else None,
+            engine=None if is_loading else EngineReport(**asdict(self._engine.statistics())),
         )
         await self._registry.tell(status)
 
