@@ -1,4 +1,4 @@
-"""Run a batcher over a cache without a model: pages hold the tokens themselves, so what attention would read is seen."""
+"""Run a batcher over a cache without a model: pages hold the tokens themselves, so one sees what would be read."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _slot(span: SequenceSpan, position: int) -> int:
 
 
 class Simulation:
-    """A batcher, its cache, and tokens that are drawn instead of sampled; with `lookahead` they are read a step late."""
+    """A batcher, its cache, and tokens that are drawn at random; with `lookahead` they are read a step late."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""SimpleEngine: every request ends once, a failure stays with those it concerns, a text is the same in any company."""
+"""PagedEngine: every request ends once, a failure stays with those it concerns, a text is the same in any company."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest, Started
-from parrot_workers.engine.engine import SimpleEngine
+from parrot_workers.config import EngineConfig
+from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest, Started, model_runner
+from parrot_workers.engine.assembly import assemble
 from parrot_workers.models import LoadedModel
 
 from parrot_mq.errors import (
@@ -41,39 +42,85 @@ def _finished(events: list[EngineEvent], key: str) -> Finished:
 
 
 def test_the_first_of_a_group_pays_for_the_prefix(model: LoadedModel) -> None:
-    engine = SimpleEngine(model)
-    events = run(engine, [make_request(f"r{i}", f"{_PREFIX}{i}", max_tokens=2) for i in range(3)])
-    length = len(_PREFIX)
+    engine = assemble(model)
+    prefix = _PREFIX[:48]  # three pages
+    events = run(engine, [make_request(f"r{i}", f"{prefix}{i}", max_tokens=2) for i in range(3)])
     shared = [event.num_shared_tokens for event in events if isinstance(event, Started)]
-    assert sorted(shared) == [0, length, length]
+    assert sorted(shared) == [0, 48, 48]
     statistics = engine.statistics()
-    assert statistics.num_prompt_tokens == 3 * (length + 1)
-    assert statistics.num_shared_tokens == 2 * length
-    assert statistics.num_batches == 1
+    assert statistics.num_prompt_tokens == 3 * 49
+    assert statistics.num_shared_tokens == 2 * 48
     assert statistics.num_output_tokens == 6
+    assert statistics.num_computed_tokens == 3 * 50 - 2 * 48
 
 
 def test_a_shared_prefix_goes_through_the_model_once(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-    forward = model.model.forward
+    """In the very step in which the first computes it, the others go on behind it."""
+    seen: list[int] = []
+    forward = model_runner.forward
 
-    def spy(*, input_ids: torch.Tensor, **rest: Any) -> Any:
-        seen.append(tuple(input_ids.shape))
-        return forward(input_ids=input_ids, **rest)
+    def spy(model: LoadedModel, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(input_ids))
+        return forward(model, input_ids, *rest)
 
-    monkeypatch.setattr(model.model, "forward", spy)
-    run(SimpleEngine(model), [make_request(f"r{i}", f"{_PREFIX}{'x' * i}", max_tokens=3) for i in range(1, 5)])
-    assert seen == [(1, len(_PREFIX)), (4, 4), (4, 1), (4, 1)]
+    monkeypatch.setattr(model_runner, "forward", spy)
+    prefix = _PREFIX[:48]
+    run(assemble(model), [make_request(f"r{i}", f"{prefix}{'x' * i}", max_tokens=3) for i in range(1, 5)])
+    assert seen == [48 + 1 + 2 + 3 + 4, 4, 4]
 
 
-def test_a_short_common_prefix_is_not_shared(model: LoadedModel) -> None:
-    requests = [make_request(key, "0123456789" + key, max_tokens=1) for key in "ab"]
-    engine = SimpleEngine(model, min_shared_tokens=11)
-    run(engine, requests)
-    assert engine.statistics().num_shared_tokens == 0
-    engine = SimpleEngine(model, min_shared_tokens=10)
-    run(engine, requests)
-    assert engine.statistics().num_shared_tokens == 10
+def test_a_prompt_that_parts_inside_a_page_computes_only_what_is_new(model: LoadedModel) -> None:
+    engine = assemble(model)
+    run(engine, [make_request("a", f"{_PREFIX}and this one goes on", max_tokens=1)])
+    before = engine.statistics().num_computed_tokens
+    run(engine, [make_request("b", f"{_PREFIX}but that one", max_tokens=1)])
+    assert engine.statistics().num_computed_tokens - before == len("but that one")
+    assert engine.statistics().num_copied_tokens == len(_PREFIX) % 16
+
+
+def test_a_continuation_computes_only_what_is_new(model: LoadedModel) -> None:
+    """A chat turn meets the prompt and the answer of the turn before it."""
+    engine = assemble(model)
+    first = _finished(run(engine, [make_request("a", _PREFIX, max_tokens=20)]), "a")
+    token_ids = (*_PREFIX.encode(), *first.output_ids)
+    before = engine.statistics().num_computed_tokens
+    run(engine, [replace(make_request("b", max_tokens=1), prompt=(*token_ids, 65, 66))])
+    assert engine.statistics().num_computed_tokens - before == 3  # the last token of the answer, and the two new ones
+
+
+def test_a_continuation_as_text_keeps_the_tokens_of_the_output(model: LoadedModel) -> None:
+    engine = assemble(model)
+    first = _finished(run(engine, [make_request("a", _PREFIX, max_tokens=20)]), "a")
+    text = _PREFIX + first.text
+    request = make_request("b", text + " more", max_tokens=1)
+    request = replace(request, prefix_hashes=("h",), prefix_ends=(len(text),))
+    before = engine.statistics().num_computed_tokens
+    run(engine, [request])
+    assert engine.statistics().num_computed_tokens - before == 1 + len(" more")
+
+
+def test_tenants_share_nothing(model: LoadedModel) -> None:
+    engine = assemble(model)
+    run(engine, [replace(make_request(salt, _PREFIX, max_tokens=1), salt=salt) for salt in "ab"])
+    assert engine.statistics().num_computed_tokens == 2 * len(_PREFIX)
+
+
+def test_a_pinned_prefix_outlives_the_others(model: LoadedModel) -> None:
+    """The cache has room for three prompts; the first is needed again, so the second goes."""
+    engine = assemble(model, EngineConfig(cache_tokens=160))
+    prompts = {key: key * 48 for key in "abcd"}
+    requests = {
+        key: replace(make_request(key, prompt + "?", max_tokens=1), prefix_hashes=(key,), prefix_ends=(48,))
+        for key, prompt in prompts.items()
+    }
+    engine.pin(["a"])
+    for key in "abcd":
+        run(engine, [requests[key]])
+    before = engine.statistics().num_computed_tokens
+    run(engine, [requests["a"]])
+    assert engine.statistics().num_computed_tokens - before == 1
+    run(engine, [requests["b"]])
+    assert engine.statistics().num_computed_tokens - before == 1 + 49
 
 
 # -- texts -----------------------------------------------------------------------------------------------------------
@@ -86,23 +133,23 @@ def test_sampled_text_does_not_depend_on_the_batch(loaded: Callable[[str], Loade
         make_request(f"r{i}", _PREFIX * (i % 2) + "x" * i, seed=i, max_tokens=24, temperature=0.9, top_p=0.95, top_k=40)
         for i in range(6)
     ]
-    together = run(SimpleEngine(model), requests)
+    together = run(assemble(model), requests)
     for request in requests:
-        alone = run(SimpleEngine(model), [request])
+        alone = run(assemble(model), [request])
         assert _finished(alone, request.key).text == _finished(together, request.key).text
 
 
 def test_the_seed_decides_the_text(model: LoadedModel) -> None:
     requests = [make_request(f"r{i}", "same", seed=i // 2, max_tokens=16, temperature=1.0) for i in range(4)]
-    events = run(SimpleEngine(model), requests)
+    events = run(assemble(model), requests)
     texts = [_finished(events, request.key).text for request in requests]
     assert texts[0] == texts[1] != texts[2] == texts[3]
 
 
 def test_a_stop_string_ends_the_text_before_it(model: LoadedModel) -> None:
-    full = _finished(run(SimpleEngine(model), [make_request("a", "hello", max_tokens=40)]), "a").text
+    full = _finished(run(assemble(model), [make_request("a", "hello", max_tokens=40)]), "a").text
     stop = full[10:13]
-    events = run(SimpleEngine(model), [make_request("a", "hello", max_tokens=40, stop=[stop])])
+    events = run(assemble(model), [make_request("a", "hello", max_tokens=40, stop=[stop])])
     check_story(events, ["a"])
     end = _finished(events, "a")
     assert end.text == full[: full.index(stop)]
@@ -111,14 +158,14 @@ def test_a_stop_string_ends_the_text_before_it(model: LoadedModel) -> None:
 
 
 def test_a_stop_string_that_never_comes_costs_no_text(model: LoadedModel) -> None:
-    full = _finished(run(SimpleEngine(model), [make_request("a", "hello", max_tokens=20)]), "a").text
+    full = _finished(run(assemble(model), [make_request("a", "hello", max_tokens=20)]), "a").text
     stop = full[-2:] + "never"
-    end = _finished(run(SimpleEngine(model), [make_request("a", "hello", max_tokens=20, stop=[stop])]), "a")
+    end = _finished(run(assemble(model), [make_request("a", "hello", max_tokens=20, stop=[stop])]), "a")
     assert (end.text, end.finish_reason) == (full, "length")
 
 
 def test_an_empty_prompt_begins_with_the_token_that_begins_a_text(model: LoadedModel) -> None:
-    end = _finished(run(SimpleEngine(model), [make_request("a", "", max_tokens=3)]), "a")
+    end = _finished(run(assemble(model), [make_request("a", "", max_tokens=3)]), "a")
     assert (end.num_prompt_tokens, end.num_output_tokens) == (1, 3)
 
 
@@ -126,7 +173,7 @@ def test_an_empty_prompt_begins_with_the_token_that_begins_a_text(model: LoadedM
 
 
 def test_a_prompt_that_does_not_fit_is_refused_at_once(model: LoadedModel) -> None:
-    engine = SimpleEngine(model, max_context_tokens=100)
+    engine = assemble(model, EngineConfig(max_context_tokens=100))
     assert engine.max_context_tokens == 100
     requests = [make_request("fits", "x" * 90, max_tokens=10), make_request("long", "x" * 91, max_tokens=10)]
     engine.submit(requests)
@@ -139,18 +186,18 @@ def test_a_prompt_that_does_not_fit_is_refused_at_once(model: LoadedModel) -> No
 
 
 def test_the_model_bounds_the_context(model: LoadedModel) -> None:
-    assert SimpleEngine(model).max_context_tokens == 512
-    assert SimpleEngine(model, max_context_tokens=100_000).max_context_tokens == 512
+    assert assemble(model).max_context_tokens == 512
+    assert assemble(model, EngineConfig(max_context_tokens=100_000)).max_context_tokens == 512
 
 
 def test_the_longest_context_runs_to_its_end(model: LoadedModel) -> None:
-    end = _finished(run(SimpleEngine(model), [make_request("a", "x" * 500, max_tokens=12)]), "a")
+    end = _finished(run(assemble(model), [make_request("a", "x" * 500, max_tokens=12)]), "a")
     assert end.num_output_tokens == 12
 
 
 def test_a_request_past_its_deadline_is_not_started(model: LoadedModel) -> None:
     clock = [100.0]
-    engine = SimpleEngine(model, num_slots=1, now=lambda: clock[0])
+    engine = assemble(model, EngineConfig(num_slots=1), now=lambda: clock[0])
     engine.submit([make_request("first", max_tokens=5, deadline=101), make_request("late", deadline=102)])
     events = engine.step()
     clock[0] = 103.0
@@ -163,14 +210,14 @@ def test_a_request_past_its_deadline_is_not_started(model: LoadedModel) -> None:
 
 def test_a_token_beyond_the_vocabulary_fails_its_request_alone(model: LoadedModel) -> None:
     small = replace(model, vocab_size=200)
-    found = ends(run(SimpleEngine(small), [make_request("bad", "🦜"), make_request("good", max_tokens=2)]))
+    found = ends(run(assemble(small), [make_request("bad", "🦜"), make_request("good", max_tokens=2)]))
     assert isinstance(bad := found["bad"], EngineFailure)
     assert bad.message.startswith("the engine failed: token 2")
     assert isinstance(found["good"], Finished)
 
 
 def test_a_prompt_that_cannot_be_tokenized_fails_alone(model: LoadedModel) -> None:
-    found = ends(run(SimpleEngine(model), [make_request("bad", "\ud800"), make_request("good", max_tokens=2)]))
+    found = ends(run(assemble(model), [make_request("bad", "\ud800"), make_request("good", max_tokens=2)]))
     assert isinstance(found["bad"], EngineFailure)
     assert isinstance(found["good"], Finished)
 
@@ -187,58 +234,50 @@ def test_a_prompt_that_cannot_be_tokenized_fails_alone(model: LoadedModel) -> No
         (MemoryError(), CapacityExhausted),
     ],
 )
-@pytest.mark.parametrize("num_good_steps", [0, 3])
-def test_an_exception_in_a_forward_fails_its_batch_alone(
-    model: LoadedModel,
-    monkeypatch: pytest.MonkeyPatch,
-    raised: Exception,
-    expected: type[ParrotError],
-    num_good_steps: int,
+def test_an_exception_in_a_forward_fails_its_step_alone(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[ParrotError]
 ) -> None:
-    engine = SimpleEngine(model)
-    engine.submit([make_request("other", max_tokens=20)])
+    """Who waits for a slot meanwhile runs afterwards, and no page is lost."""
+    engine = assemble(model, EngineConfig(num_slots=2))
+    engine.submit([make_request(key, _PREFIX + key, max_tokens=20) for key in ("bad1", "bad2", "other")])
     events = engine.step()
-    engine.submit([make_request(key, _PREFIX + key, max_tokens=20) for key in ("bad1", "bad2")])
-    for _ in range(num_good_steps):
+
+    def fail(*_: Any) -> torch.Tensor:
+        raise raised
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_runner, "forward", fail)
         events += engine.step()
-    forward = model.model.forward
-
-    def fail_for_two(*, input_ids: torch.Tensor, **rest: Any) -> Any:
-        if input_ids.shape[0] == 2 or input_ids.shape[1] == len(_PREFIX + "bad"):
-            raise raised
-        return forward(input_ids=input_ids, **rest)
-
-    monkeypatch.setattr(model.model, "forward", fail_for_two)
-    events += engine.step()
-    monkeypatch.setattr(model.model, "forward", forward)
-    events += run(engine, [make_request("next", max_tokens=2)])
+    engine.check_integrity()
+    events += run(engine, [make_request("next", _PREFIX + "bad1", max_tokens=2)])
     found = ends(events)
     check_story(events, ["other", "bad1", "bad2", "next"])
     assert isinstance(found["bad1"], expected)
     assert isinstance(found["bad2"], expected)
-    assert isinstance(found["other"], Finished)
+    alone = run(assemble(model), [make_request("other", _PREFIX + "other", max_tokens=20)])
+    assert _finished(events, "other").text == _finished(alone, "other").text
     assert isinstance(found["next"], Finished)
 
 
 def test_a_row_whose_logits_are_not_numbers_fails_alone(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = model.model.forward
+    forward = model_runner.forward
 
-    def poison(**arguments: Any) -> Any:
-        output = forward(**arguments)
-        output.logits[0] = float("nan")
-        return output
+    def poison(*arguments: Any) -> torch.Tensor:
+        logits = forward(*arguments)
+        logits[0] = float("nan")
+        return logits
 
-    engine = SimpleEngine(model)
+    engine = assemble(model)
     engine.submit([make_request("a", "a", max_tokens=5), make_request("b", "b", max_tokens=5)])
     events = engine.step()
-    monkeypatch.setattr(model.model, "forward", poison)
-    events += engine.step()
-    monkeypatch.setattr(model.model, "forward", forward)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_runner, "forward", poison)
+        events += engine.step()
     events += run(engine)
     found = ends(events)
     check_story(events, ["a", "b"])
     assert isinstance(found["a"], EngineFailure)
-    expected = _finished(run(SimpleEngine(model), [make_request("b", "b", max_tokens=5)]), "b")
+    expected = _finished(run(assemble(model), [make_request("b", "b", max_tokens=5)]), "b")
     assert found["b"] == expected
 
 
@@ -246,7 +285,7 @@ def test_a_row_whose_logits_are_not_numbers_fails_alone(model: LoadedModel, monk
 
 
 def test_a_cancelled_row_leaves_before_the_next_forward(model: LoadedModel) -> None:
-    engine = SimpleEngine(model, num_slots=2)
+    engine = assemble(model, EngineConfig(num_slots=2))
     engine.submit([make_request(key, _PREFIX + key, max_tokens=30) for key in "abc"])
     events = engine.step()
     engine.cancel(["a", "unknown"])
@@ -257,12 +296,12 @@ def test_a_cancelled_row_leaves_before_the_next_forward(model: LoadedModel) -> N
     engine.submit([make_request("a", _PREFIX + "a", max_tokens=2)])  # a cancelled key may be used again
     later = run(engine)
     check_story([event for event in later if event.key == "a"], ["a"])
-    expected = _finished(run(SimpleEngine(model), [make_request("b", _PREFIX + "b", max_tokens=30)]), "b")
+    expected = _finished(run(assemble(model), [make_request("b", _PREFIX + "b", max_tokens=30)]), "b")
     assert _finished(later, "b").text == expected.text
 
 
 def test_a_key_cancelled_and_submitted_again_between_steps_starts_afresh(model: LoadedModel) -> None:
-    engine = SimpleEngine(model)
+    engine = assemble(model)
     engine.submit([make_request("a", max_tokens=4)])
     engine.step()
     engine.cancel(["a"])
@@ -273,7 +312,7 @@ def test_a_key_cancelled_and_submitted_again_between_steps_starts_afresh(model: 
 
 
 def test_no_more_run_than_there_are_slots(model: LoadedModel) -> None:
-    engine = SimpleEngine(model, num_slots=3)
+    engine = assemble(model, EngineConfig(num_slots=3))
     engine.submit([make_request(f"r{i}", max_tokens=1 + i % 4) for i in range(10)])
     while engine.has_work:
         engine.step()
@@ -286,7 +325,7 @@ def test_no_more_run_than_there_are_slots(model: LoadedModel) -> None:
 def test_whatever_comes_every_request_ends_once(loaded: Callable[[str], LoadedModel], family: str, seed: int) -> None:
     """Random submissions and cancellations; those that finish have the text they have alone."""
     rng = random.Random(seed)
-    engine = SimpleEngine(loaded(family), num_slots=rng.randint(1, 6))
+    engine = assemble(loaded(family), EngineConfig(num_slots=rng.randint(1, 6)))
     requests: dict[str, GenerationRequest] = {}
     cancelled: set[str] = set()
     events: list[EngineEvent] = []
@@ -303,7 +342,7 @@ def test_whatever_comes_every_request_ends_once(loaded: Callable[[str], LoadedMo
     check_story(events, requests)
     for key, end in ends(events).items():
         if isinstance(end, Finished):
-            alone = _finished(run(SimpleEngine(loaded(family)), [requests[key]]), key)
+            alone = _finished(run(assemble(loaded(family)), [requests[key]]), key)
             assert (end.text, end.num_output_tokens) == (alone.text, alone.num_output_tokens)
         else:
             assert isinstance(end, TaskCancelled)

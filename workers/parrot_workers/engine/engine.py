@@ -1,65 +1,77 @@
-"""SimpleEngine: the simplest engine that is right. It computes a common prefix once per group, and keeps it per row."""
+"""PagedEngine: one paged cache, one packed batch. Its step is three calls: schedule, forward, postprocess."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
 
 import torch
 
-from parrot_mq.errors import CapacityExhausted, ContextLengthExceeded, EngineFailure, ParrotError, TaskCancelled
+from parrot_mq.errors import CapacityExhausted, EngineFailure, ParrotError, TaskCancelled
+from parrot_workers.config import EngineConfig
 from parrot_workers.engine.base import EngineEvent, EngineStatistics, Failed, Finished, GenerationRequest
-from parrot_workers.engine.batch import RunningBatch
+from parrot_workers.engine.batcher import Batcher, Step
+from parrot_workers.engine.counters import Counters
 from parrot_workers.engine.generation_state import GenerationState
-from parrot_workers.engine.grouping import group_by_prefix
-from parrot_workers.engine.random_numbers import uniform
-from parrot_workers.engine.sampler import sample
-from parrot_workers.engine.waiting import WaitingQueue
-from parrot_workers.models.loader import LoadedModel
+from parrot_workers.engine.model_runner import Launched, ModelRunner
+from parrot_workers.engine.prompt_reader import PromptReader
+from parrot_workers.engine.sampled import SampledToken
+from parrot_workers.engine.sequence import Sequence
+from parrot_workers.engine.step_time import StepTimeModel
+from parrot_workers.kv_cache import CacheManager
+from parrot_workers.models import LoadedModel
 
-__all__ = ["SimpleEngine"]
+__all__ = ["PagedEngine"]
 
 
-class SimpleEngine:
-    """Runs a Hugging Face model. Requests that are admitted together and begin alike compute what is alike once.
-
-    Each group is a batch with a cache of its own. A step decodes one token for every batch, so groups run side by side,
-    new ones join between steps, and finished rows leave at once.
+class PagedEngine:
+    """Runs a Hugging Face model over one paged cache, in which everything that begins alike is kept once.
 
     Args:
         model: What to run.
-        num_slots: Requests that run at a time; bounds the memory.
-        max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
-        min_shared_tokens: A shorter common prefix is computed for each request.
-        max_prefill_tokens: Tokens of prompts that go through the model at once; bounds the memory of a step.
+        runner: Runs its steps.
+        cache: The pages that the runner's pool has.
+        config: How.
         now: Seconds since 1970.
     """
 
     def __init__(
         self,
         model: LoadedModel,
+        runner: ModelRunner,
+        cache: CacheManager,
+        config: EngineConfig,
         *,
-        num_slots: int = 16,
-        max_context_tokens: int = 0,
-        min_shared_tokens: int = 16,
-        max_prefill_tokens: int = 4096,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._model = model
-        self._num_slots = num_slots
-        self._max_context_tokens = min(max_context_tokens or model.max_context_tokens, model.max_context_tokens)
-        self._min_shared_tokens = min_shared_tokens
-        self._max_prefill_tokens = max_prefill_tokens
+        self._runner = runner
+        self._cache = cache
+        self._config = config
         self._now = now
-        self._waiting: WaitingQueue[GenerationState] = WaitingQueue()
-        self._running: dict[str, GenerationState] = {}  # who holds a slot; rows of batches that are not in here leave
-        self._batches: list[RunningBatch] = []
+        limit = min(config.max_context_tokens or model.max_context_tokens, model.max_context_tokens)
+        self._max_context_tokens = min(limit, cache.statistics().num_pages * cache.page_size)
+        self._reader = PromptReader(model, max_context_tokens=self._max_context_tokens)
+        self._step_time = StepTimeModel()
+        self._batcher = Batcher(
+            cache,
+            self._step_time,
+            num_slots=config.num_slots,
+            max_step_tokens=config.max_step_tokens,
+            is_chunked=config.chunked_prefill,
+        )
+        self._sequences: dict[str, Sequence] = {}  # that have not ended
+        self._launched: deque[Launched] = deque()
         self._events: list[EngineEvent] = []
-        self._num_batches = self._num_prompt = self._num_shared = self._num_output = self._num_steps = 0
+        self._counters = Counters()
+        self._num_submitted = 0
+        self._last_read_at = 0.0
 
     @property
     def num_slots(self) -> int:
-        return self._num_slots
+        return self._config.num_slots
 
     @property
     def max_context_tokens(self) -> int:
@@ -67,124 +79,153 @@ class SimpleEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting or self._events)
+        return bool(self._sequences or self._launched or self._events)
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        now = self._now()
+    def submit(self, requests: SequenceOf[GenerationRequest]) -> None:
         for request in requests:
-            if request.key in self._running or request.key in self._waiting:
+            if request.key in self._sequences:
                 continue
             try:
-                self._waiting.push(self._read(request), now=now)
+                self._add(request)
             except Exception as error:
                 self._events.append(Failed(request.key, _as_failure(error)))
 
     def cancel(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if self._waiting.remove(key) or self._running.pop(key, None) is not None:
+            if sequence := self._sequences.get(key):
+                self._end(sequence)
                 self._events.append(Failed(key, TaskCancelled(task=key)))
 
+    def pin(self, names: Iterable[str]) -> None:
+        self._cache.pin(names)
+
     def step(self) -> list[EngineEvent]:
-        if not self.has_work:
-            return []
-        self._num_steps += 1
-        for batch in self._schedule():
-            try:
-                tokens = self._sample(batch, batch.forward())
-            except Exception as error:
-                self._fail(batch.states, _as_failure(error))
-            else:
-                self._postprocess(batch, tokens)
-        self._drop_finished()
+        if self.has_work:
+            self._run_step()
         events, self._events = self._events, []
         return events
 
+    def _run_step(self) -> None:
+        self._expire()
+        step = self._batcher.schedule()
+        self._forward(step)
+        while self._launched and (len(self._launched) > self._runner.lookahead or not step.num_rows):
+            self._postprocess(self._launched.popleft())
+        if not self._sequences:
+            self.check_integrity()
+
+    def check_integrity(self) -> None:
+        """Prove that no page is lost or used twice.
+
+        Raises:
+            AssertionError: Some is.
+        """
+        self._cache.check_integrity([each.cache for each in self._batcher.running if each.cache is not None])
+
+    def capture(self, report: Callable[[float], None]) -> None:
+        """Prepare for all sizes of decode steps, on a device where that helps."""
+        self._runner.capture(report)
+
+    def reset(self) -> None:
+        """Forget what was counted and learned so far."""
+        self._counters = Counters()
+        self._step_time.reset()
+
     def statistics(self) -> EngineStatistics:
-        return EngineStatistics(
-            num_running=len(self._running),
-            num_waiting=len(self._waiting),
-            num_batches=self._num_batches,
-            num_prompt_tokens=self._num_prompt,
-            num_shared_tokens=self._num_shared,
-            num_output_tokens=self._num_output,
-            num_steps=self._num_steps,
+        return self._counters.statistics(
+            self._cache.statistics(),
+            page_size=self._cache.page_size,
+            num_running=self._batcher.num_running,
+            num_waiting=len(self._batcher.waiting),
+            num_preemptions=self._batcher.num_preemptions,
         )
 
     # -- schedule ----------------------------------------------------------------------------------------------------
 
-    def _read(self, request: GenerationRequest) -> GenerationState:
-        """Tokenize a prompt and see whether it fits."""
-        model, max_tokens = self._model, request.sampling.max_tokens
-        prompt_ids = model.encode(request.prompt)
-        if len(prompt_ids) + max_tokens > self._max_context_tokens:
-            raise ContextLengthExceeded(
-                num_prompt_tokens=len(prompt_ids), max_tokens=max_tokens, limit=self._max_context_tokens
-            )
-        return GenerationState(request, prompt_ids, decode=model.decode, eos_token_ids=model.eos_token_ids)
+    def _add(self, request: GenerationRequest) -> None:
+        """Tokenize a prompt and let it wait for its turn."""
+        token_ids, prefixes = self._reader.read(request)
+        state = GenerationState(request, token_ids, decode=self._model.decode, eos_token_ids=self._model.eos_token_ids)
+        if state.is_finished:  # by the tokens of an earlier attempt
+            self._events += state.finish()
+            return
+        sequence = Sequence(state, self._num_submitted, prefixes)
+        self._num_submitted += 1
+        self._sequences[request.key] = sequence
+        self._batcher.waiting.push(sequence, now=self._now())
 
-    def _schedule(self) -> list[RunningBatch]:
-        """Give free slots to those who wait, in groups that begin alike. Returns: every batch that has a row."""
-        self._drop_finished()
-        self._events += self._waiting.expire(now=self._now())
-        states = self._waiting.take(self._num_slots - len(self._running))
-        if states:
-            self._running.update((state.request.key, state) for state in states)
-            # More tokens than any prompt has: nobody shares.
-            min_prefix = self._min_shared_tokens if not self._model.has_sliding_window else self._max_context_tokens
-            for group in group_by_prefix([state.prompt_ids for state in states], min_prefix=min_prefix):
-                self._start([states[index] for index in group.members], group.prefix_length)
-        return list(self._batches)
+    def _expire(self) -> None:
+        for failed in self._batcher.waiting.expire(now=self._now()):
+            del self._sequences[failed.key]
+            self._events.append(failed)
 
-    def _start(self, states: list[GenerationState], prefix_length: int) -> None:
-        batch = RunningBatch(self._model, states, prefix_length, max_prefill_tokens=self._max_prefill_tokens)
-        self._batches.append(batch)
-        self._num_batches += 1
-        self._num_prompt += sum(len(state.prompt_ids) for state in states)
-        for state in states[1:]:  # the first pays for the prefix
-            state.num_shared_tokens = prefix_length
-            self._num_shared += prefix_length
+    # -- forward -----------------------------------------------------------------------------------------------------
 
-    def _drop_finished(self) -> None:
-        """Rows that hold no slot any more, finished or cancelled, leave their batch."""
-        for batch in self._batches:
-            rows = [row for row, state in enumerate(batch.states) if self._running.get(state.request.key) is state]
-            batch.keep(rows)
-        self._batches = [batch for batch in self._batches if batch.states]
-
-    # -- sample ------------------------------------------------------------------------------------------------------
-
-    def _sample(self, batch: RunningBatch, logits: torch.Tensor) -> list[int]:
-        """Choose each row's next token. Rows whose logits are broken fail here, and get a token that nobody reads."""
-        broken = logits.isnan().any(dim=-1)
-        if broken.any():
-            failure = EngineFailure(cause="the model gave logits that are not numbers")
-            self._fail([batch.states[row] for row in broken.nonzero().flatten().tolist()], failure)
-            logits = logits.nan_to_num()
-        samplings = [state.request.sampling for state in batch.states]
-        uniforms = [uniform(state.request.seed, len(state.output_ids)) for state in batch.states]
-        return sample(logits, samplings, uniforms)
+    def _forward(self, step: Step) -> None:
+        """Launch a step. If that fails, whoever is in it fails; the others go on."""
+        if not step.num_rows:
+            return
+        try:
+            launched = self._runner.launch(step)
+        except Exception as error:
+            for sequence in step.sequences:
+                self._fail(sequence, _as_failure(error))
+            return
+        self._batcher.launched(step, num_read_tokens=launched.plan.statistics.num_read_tokens)
+        self._launched.append(launched)
 
     # -- postprocess -------------------------------------------------------------------------------------------------
 
-    def _postprocess(self, batch: RunningBatch, tokens: Sequence[int]) -> None:
-        """Turn tokens into events; who is finished gives up its slot."""
-        for state, token_id in zip(batch.states, tokens, strict=True):
-            if state.request.key not in self._running:
-                continue  # it failed while sampling
+    def _postprocess(self, launched: Launched) -> None:
+        """Read the tokens of a step and tell what became of them."""
+        tokens = launched.tokens.read()
+        self._observe(launched)
+        for sequence, token in zip(launched.sampled, tokens, strict=True):
+            sequence.num_pending -= 1
+            if self._sequences.get(sequence.key) is not sequence:
+                continue  # it ended while the step ran
             try:
-                events = state.append(token_id)
+                self._append(sequence, token)
             except Exception as error:
-                self._fail([state], _as_failure(error))
-                continue
-            self._num_output += 1
-            self._events += events
-            if isinstance(events[-1] if events else None, Finished):
-                del self._running[state.request.key]
+                self._fail(sequence, _as_failure(error))
 
-    def _fail(self, states: Iterable[GenerationState], error: ParrotError) -> None:
-        for state in states:
-            if self._running.pop(state.request.key, None) is not None:
-                self._events.append(Failed(state.request.key, error))
+    def _append(self, sequence: Sequence, token: SampledToken) -> None:
+        """Take the next token of a sequence, and tell what there is to tell."""
+        if token.error is not None:
+            raise token.error
+        if not sequence.state.has_started:
+            sequence.state.num_shared_tokens = max(0, len(sequence.state.prompt_ids) - sequence.num_own_prompt_tokens)
+            self._counters.count_start(sequence)
+        sequence.token_ids.append(token.token_id)
+        self._counters.count_token()
+        events = sequence.state.append(token.token_id, token.logprob)
+        self._events += events
+        if events and isinstance(finished := events[-1], Finished):
+            self._reader.remember(sequence.request, finished.text, sequence.token_ids)
+            self._end(sequence)
+
+    def _fail(self, sequence: Sequence, error: ParrotError) -> None:
+        self._end(sequence)
+        self._events.append(Failed(sequence.key, error))
+
+    def _end(self, sequence: Sequence) -> None:
+        """Let a sequence go: it holds no slot and no page any more."""
+        del self._sequences[sequence.key]
+        self._batcher.drop(sequence)
+        self._runner.close(sequence)
+
+    def _observe(self, launched: Launched) -> None:
+        """Learn how long a step takes: since its launch, or since the end of the one before if that was later."""
+        now = time.perf_counter()
+        duration_s = now - max(launched.launched_at, self._last_read_at)
+        self._last_read_at = now
+        step = launched.step
+        self._counters.count_step(step, launched.plan, duration_s)
+        self._step_time.observe(
+            num_rows=step.num_rows,
+            num_read_tokens=launched.plan.statistics.num_read_tokens,
+            duration_s=duration_s,
+        )
 
 
 def _as_failure(error: Exception) -> ParrotError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine.base import Engine
 
@@ -11,12 +13,21 @@ MIN_THREADED_PARAMETERS = 20_000_000
 """Smaller models run on one thread: several would spend their time waiting for each other."""
 
 
-def create_engine(config: WorkerConfig) -> Engine:
-    """Load the model and make its engine. Takes as long as reading the weights does; call it in the engine's thread.
+def _silent(stage: str, fraction: float) -> None:
+    """Tell nobody."""
+
+
+def create_engine(config: WorkerConfig, report: Callable[[str, float], None] = _silent) -> Engine:
+    """Load the model, make its engine and warm it up. Takes as long as reading the weights does, so call it in the
+    engine's thread.
+
+    Args:
+        config: Which model, and how it runs.
+        report: Is told the stage and how much of it is done, from 0 to 1.
 
     Raises:
         CheckpointError: The model folder cannot be served.
-        ConfigurationError: torch is missing, or the device is not there.
+        ConfigurationError: torch is missing, or the device or the attention is not there.
     """
     from parrot_workers.models import import_extra, load_model
 
@@ -24,15 +35,14 @@ def create_engine(config: WorkerConfig) -> Engine:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(config.model_path, device=device, dtype=config.dtype)
+    model = load_model(
+        config.model_path, device=device, dtype=config.dtype, is_fused=config.fused_layers, report=report
+    )
     if num_threads := config.num_threads or (1 if model.num_parameters < MIN_THREADED_PARAMETERS else 0):
         torch.set_num_threads(num_threads)
 
-    from parrot_workers.engine.engine import SimpleEngine
+    from parrot_workers.engine.assembly import assemble, warm_up
 
-    return SimpleEngine(
-        model,
-        num_slots=config.num_slots,
-        max_context_tokens=config.max_context_tokens,
-        min_shared_tokens=config.min_shared_tokens,
-    )
+    engine = assemble(model, config)
+    warm_up(engine, report)
+    return engine

@@ -106,4 +106,4 @@ class Sequence:
     @property
     def needs_known_tokens(self) -> bool:
         """True if the next token depends on the last one by more than the model: it has to be read first."""
-        return self.request.mask is not None
+        return self.state.needs_known_tokens

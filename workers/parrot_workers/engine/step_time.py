@@ -50,7 +50,7 @@ class StepTimeModel:
         return float(features @ np.maximum(self._weights, 0.0))
 
     def max_rows(self, *, duration_s: float, num_read_tokens: int) -> int:
-        """Most rows of a step that ends within `duration_s`; 0 if not even one does, a large number if rows are free."""
+        """Most rows of a step that ends within `duration_s`; 0 if none does, a large number if rows are free."""
         rest = duration_s - self.predict(num_rows=0, num_read_tokens=num_read_tokens)
         per_row = max(self._weights[1], 0.0) * _SCALE[1]
         if rest <= 0.0:
