@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 
 from parrot_mq.types import Sampling
-from parrot_workers.attention import CPU, H200, NEVER, CostModel
+from parrot_workers.attention import CPU, H200, NEVER, AttentionBackend, CostModel
 from parrot_workers.attention.factory import create_backend
+from parrot_workers.attention.graph_shape import NODE_BUCKETS, GraphShape, round_up_rows
 from parrot_workers.config import EngineConfig
 from parrot_workers.engine.base import GenerationRequest
 from parrot_workers.engine.engine import PagedEngine
@@ -83,14 +84,32 @@ def _make_runner(
         device=model.device,
     )
     is_gpu = model.device.type == "cuda"
+    backend = create_backend(config.attention, device=model.device, dtype=model.dtype, layers=model.layers)
     return ModelRunner(
         model,
         pool=pool,
-        backend=create_backend(config.attention, device=model.device, layers=model.layers),
+        backend=backend,
         cost_model=cost_model,
         num_slots=config.num_slots,
         lookahead=int(is_gpu) if lookahead is None else lookahead,
+        make_graph_backend=_graph_backends(model, config, backend) if is_gpu and config.cuda_graphs else None,
     )
+
+
+def _graph_backends(
+    model: LoadedModel, config: EngineConfig, backend: AttentionBackend
+) -> Callable[[GraphShape], AttentionBackend] | None:
+    """Attention for the graphs of each shape; none if the backend cannot be captured."""
+    from parrot_workers.attention.flashinfer import FlashInferBackend
+    from parrot_workers.attention.flashinfer_graphs import FlashInferGraph, GraphArrays
+
+    if not isinstance(backend, FlashInferBackend):
+        return None
+    max_rows = round_up_rows(config.num_slots)
+    pages_each = -(-(config.max_context_tokens or model.max_context_tokens) // config.page_size) + 1
+    max_entries = max(max_rows, NODE_BUCKETS[-1])
+    arrays = GraphArrays(max_entries=max_entries, max_indices=max_rows * pages_each, device=model.device)
+    return lambda shape: FlashInferGraph(backend, shape, arrays)
 
 
 def _measure_step(model: LoadedModel, config: EngineConfig) -> int:

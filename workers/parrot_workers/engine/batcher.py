@@ -157,8 +157,8 @@ class Batcher:
         for sequence in reading:
             if step.num_rows < max_rows and sequence.cache is not None:
                 self._read_chunk(step, sequence, max_rows)
-        while step.num_rows < max_rows and (sequence := self._admit()):
-            self._read_chunk(step, sequence, max_rows)
+        while step.num_rows < max_rows and (admitted := self._admit()):
+            self._read_chunk(step, admitted, max_rows)
 
     def _read_chunk(self, step: Step, sequence: Sequence, max_rows: int) -> None:
         begin = self._first_missing(sequence)

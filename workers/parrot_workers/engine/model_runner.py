@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from parrot_workers.attention import AttentionBackend, AttentionPlan, CostModel, build_plan
+from parrot_workers.attention.graph_shape import GraphShape
 from parrot_workers.engine.batcher import Step
 from parrot_workers.engine.cuda_graphs import CudaRecorder, DecodeGraphs, usual_shapes
 from parrot_workers.engine.sampled import Sampled
@@ -53,7 +54,7 @@ class ModelRunner:
         cost_model: Which shared segments attention reads once for all.
         num_slots: Sequences that run at a time.
         lookahead: Steps that may be launched before the tokens of an earlier one are read.
-        has_graphs: Whether decode steps are captured in CUDA graphs.
+        make_graph_backend: Attention of the decode steps that are captured in CUDA graphs; none to capture none.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ModelRunner:
         cost_model: CostModel,
         num_slots: int,
         lookahead: int = 0,
-        has_graphs: bool = False,
+        make_graph_backend: Callable[[GraphShape], AttentionBackend] | None = None,
     ) -> None:
         self.lookahead = lookahead
         self._num_slots = num_slots
@@ -75,7 +76,8 @@ class ModelRunner:
         self._cost_model = cost_model
         self._sampler = Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=model.device)
         self._last_tokens = torch.zeros(num_slots, dtype=torch.int64, device=model.device)
-        self._graphs = self._make_graphs() if has_graphs else None
+        self._all_rows = torch.arange(num_slots + 64, device=model.device)  # what graphs ask logits of: every row
+        self._graphs = self._make_graphs(make_graph_backend) if make_graph_backend else None
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -109,8 +111,7 @@ class ModelRunner:
     def _forward(self, input_ids: torch.Tensor, plan: AttentionPlan, logit_rows: list[int]) -> torch.Tensor:
         """Run the model. Returns: logits of the rows asked for, shape [len(logit_rows), vocab_size]."""
         positions, slots = self._upload(plan.positions), self._upload(plan.slots)
-        logits = self._graphs and self._graphs.run(plan, input_ids, positions, slots)
-        if logits is not None:
+        if self._graphs and (logits := self._graphs.run(plan, input_ids, positions, slots)) is not None:
             return logits if len(logit_rows) == plan.num_rows else logits[self._indices(logit_rows)]
         self._backend.plan(plan)
         context = ForwardContext(pool=self._pool, backend=self._backend, slots=slots)
@@ -155,10 +156,10 @@ class ModelRunner:
             )
         return sequence.sampling_row
 
-    def _make_graphs(self) -> DecodeGraphs:
+    def _make_graphs(self, make_backend: Callable[[GraphShape], AttentionBackend]) -> DecodeGraphs:
         return DecodeGraphs(
             self._forward_all,
-            self._backend.for_graphs(max_rows=self._num_slots, max_indices=self._num_slots * self._pool.num_pages),
+            make_backend,
             CudaRecorder(self._model.device),
             device=self._model.device,
             max_rows=self._num_slots,
@@ -170,7 +171,7 @@ class ModelRunner:
     ) -> torch.Tensor:
         """What graphs capture: logits of all rows."""
         context = ForwardContext(pool=self._pool, backend=backend, slots=slots)
-        return forward(self._model, input_ids, positions, slice(None), context)
+        return forward(self._model, input_ids, positions, self._all_rows[: len(input_ids)], context)
 
     def _indices(self, indices: list[int]) -> torch.Tensor:
         return self._upload(np.array(indices, dtype=np.int64))
