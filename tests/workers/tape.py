@@ -48,15 +48,11 @@ def _has_mask(indices: Any) -> bool:
 
 
 class TapeRecorder:
-    """A `Recorder` that counts what it recorded."""
-
-    def __init__(self) -> None:
-        self.num_recorded = 0
+    """A `Recorder` that makes tapes."""
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         function()
         with Tape() as tape:
             function()
-        self.num_recorded += 1
         replay: Callable[[], None] = tape.replay
         return replay

@@ -13,7 +13,7 @@ from parrot_workers.attention import ALWAYS, NEVER, AttentionBackend, AttentionP
 from parrot_workers.attention.flashinfer import FlashInferBackend
 from parrot_workers.attention.flashinfer_graphs import make_graph_backends
 from parrot_workers.attention.graph_shape import GraphShape
-from parrot_workers.engine.cuda_graphs import DecodeGraphs, usual_shapes
+from parrot_workers.engine.cuda_graphs import CudaRecorder, DecodeGraphs, Recorder, usual_shapes
 from parrot_workers.kv_cache import OWN, Segment
 from parrot_workers.kv_cache.pool import KVPool, LayerShape
 from parrot_workers.models import ForwardContext, LoadedModel, forward
@@ -24,7 +24,6 @@ from tests.attention import fake_flashinfer
 from tests.workers.tape import TapeRecorder
 
 PAGE_SIZE = 4
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _make_model(config_class: Any = LlamaConfig, **settings: Any) -> LoadedModel:
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """A CPU, where FlashInfer's contract and a tape stand for library and graph; a GPU, where nothing does."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("there is no NVIDIA GPU")
+        pytest.importorskip("flashinfer", reason="flashinfer-python is not installed")
+    return torch.device(request.param)
+
+
+def _make_model(device: torch.device, config_class: Any = LlamaConfig, **settings: Any) -> LoadedModel:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -43,9 +52,9 @@ def _make_model(config_class: Any = LlamaConfig, **settings: Any) -> LoadedModel
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
     config = config_class(**{**sizes, **heads, **settings})
     make: Any = AutoModelForCausalLM.from_config
-    model = make(config, dtype=torch.bfloat16).eval()
+    model = make(config, dtype=torch.bfloat16).to(device).eval()
     layers = learn_layers(model, 256)
-    loaded = SimpleNamespace(model=model, layers=layers, dtype=model.dtype, device=CPU)
+    loaded = SimpleNamespace(model=model, layers=layers, dtype=model.dtype, device=device)
     return cast(LoadedModel, loaded)
 
 
@@ -55,8 +64,8 @@ class Batch:
     def __init__(self, model: LoadedModel, *, seed: int = 0) -> None:
         self.model = model
         layers = [LayerShape(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
-        self.pool = KVPool(layers, num_pages=200, page_size=PAGE_SIZE, dtype=model.dtype, device="cpu")
-        generator = torch.Generator().manual_seed(seed)
+        self.pool = KVPool(layers, num_pages=200, page_size=PAGE_SIZE, dtype=model.dtype, device=model.device)
+        generator = torch.Generator(model.device).manual_seed(seed)
         for layer in range(len(layers)):
             self.pool.keys(layer).normal_(generator=generator)
             self.pool.values(layer).normal_(generator=generator)
@@ -93,14 +102,15 @@ class World:
 
     def __init__(self, model: LoadedModel, *, cost: CostModel, min_uses: int = 1) -> None:
         self.graphed, self.eager = Batch(model), Batch(model)
-        self.backend = FlashInferBackend(CPU, library=fake_flashinfer.library)
-        self.recorder = TapeRecorder()
+        is_gpu = model.device.type == "cuda"
+        self.backend = FlashInferBackend(model.device, library=None if is_gpu else fake_flashinfer.library)
+        recorder: Recorder = CudaRecorder(model.device) if is_gpu else TapeRecorder()
         self.cost = cost
         self.graphs = DecodeGraphs(
             self.graphed.forward,
             make_graph_backends(self.backend, max_rows=16, max_context_tokens=64, page_size=PAGE_SIZE),
-            self.recorder,
-            device=CPU,
+            recorder,
+            device=model.device,
             max_rows=16,
             page_size=PAGE_SIZE,
             min_uses=min_uses,
@@ -129,7 +139,9 @@ class World:
 
     def _inputs(self, plan: AttentionPlan, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         input_ids = torch.randint(61, (plan.num_rows,), generator=torch.Generator().manual_seed(seed))
-        return input_ids, torch.from_numpy(plan.positions), torch.from_numpy(plan.slots)
+        inputs = (input_ids, torch.from_numpy(plan.positions), torch.from_numpy(plan.slots))
+        first, second, third = (one.to(self.backend.device) for one in inputs)
+        return first, second, third
 
     def _assert_same_cache(self) -> None:
         for layer in range(2):
@@ -142,9 +154,9 @@ class World:
 
 
 @pytest.mark.parametrize("cost", [ALWAYS, NEVER], ids=["levels", "flat"])
-def test_replays_give_what_single_kernels_give(cost: CostModel) -> None:
+def test_replays_give_what_single_kernels_give(device: torch.device, cost: CostModel) -> None:
     """Sequences grow over page boundaries, and join: the graphs of two shapes serve all steps."""
-    world = World(_make_model(), cost=cost)
+    world = World(_make_model(device), cost=cost)
     for num_tokens in (3, 5, 7):
         world.both(lambda batch: batch.add(0, num_tokens))  # noqa: B023
     for seed in range(6):
@@ -153,7 +165,7 @@ def test_replays_give_what_single_kernels_give(cost: CostModel) -> None:
     world.both(lambda batch: batch.add(1, 9))
     for seed in range(6, 12):
         assert world.step(seed)
-    assert world.recorder.num_recorded == world.graphs.num_graphs == 2
+    assert world.graphs.num_graphs == 2
 
 
 @pytest.mark.parametrize(
@@ -165,42 +177,27 @@ def test_replays_give_what_single_kernels_give(cost: CostModel) -> None:
     ],
     ids=["qwen3", "gemma", "linear-rope"],
 )
-def test_model_families_can_be_captured(config_class: Any, settings: dict[str, Any]) -> None:
+def test_model_families_can_be_captured(device: torch.device, config_class: Any, settings: dict[str, Any]) -> None:
     """Their forward pass waits for nothing and decides nothing by what a tensor holds."""
-    world = World(_make_model(config_class, **settings), cost=ALWAYS)
+    world = World(_make_model(device, config_class, **settings), cost=ALWAYS)
     for group in (0, 0, 1):
         world.both(lambda batch: batch.add(group, 4))  # noqa: B023
     assert all(world.step(seed) for seed in range(3))
 
 
-def test_windowed_layers_read_flat_in_graphs() -> None:
+def test_windowed_layers_read_flat_in_graphs(device: torch.device) -> None:
     from transformers import Qwen2Config
 
     settings = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
-    world = World(_make_model(Qwen2Config, **settings), cost=ALWAYS)
+    world = World(_make_model(device, Qwen2Config, **settings), cost=ALWAYS)
     assert [layer.window for layer in world.eager.model.layers] == [None, 6]
     for group in (0, 0, 1):
         world.both(lambda batch: batch.add(group, 4))  # noqa: B023
     assert all(world.step(seed) for seed in range(4))
 
 
-def test_a_model_that_waits_for_the_device_runs_without_graphs() -> None:
-    """A capture that fails is told once; every step is left to single kernels from then on."""
-    world = World(_make_model(), cost=NEVER)
-    world.both(lambda batch: batch.add(0, 4))
-    can_run = world.graphed.forward
-
-    def waiting(input_ids: torch.Tensor, *others: Any) -> torch.Tensor:
-        int(input_ids.max())
-        return can_run(input_ids, *others)
-
-    world.graphs._forward = waiting
-    assert [world.step(seed) for seed in range(3)] == [False] * 3
-    assert world.graphs.num_graphs == world.recorder.num_recorded == 0
-
-
-def test_prefill_and_large_batches_are_left_to_others() -> None:
-    world = World(_make_model(), cost=NEVER)
+def test_prefill_and_large_batches_are_left_to_others(device: torch.device) -> None:
+    world = World(_make_model(device), cost=NEVER)
     for _ in range(17):
         world.both(lambda batch: batch.add(0, 4))
     assert not world.step(0)
@@ -209,15 +206,15 @@ def test_prefill_and_large_batches_are_left_to_others() -> None:
     assert world.step(2)
 
 
-def test_a_shape_is_captured_when_it_returns() -> None:
-    world = World(_make_model(), cost=NEVER, min_uses=3)
+def test_a_shape_is_captured_when_it_returns(device: torch.device) -> None:
+    world = World(_make_model(device), cost=NEVER, min_uses=3)
     world.both(lambda batch: batch.add(0, 4))
     assert [world.step(seed) for seed in range(4)] == [False, False, True, True]
 
 
-def test_warm_up_captures_the_largest_first_and_needs_no_work() -> None:
+def test_warm_up_captures_the_largest_first_and_needs_no_work(device: torch.device) -> None:
     """Afterwards steps of these shapes replay at once; the cache of real tokens was not touched."""
-    world = World(_make_model(), cost=ALWAYS, min_uses=99)
+    world = World(_make_model(device), cost=ALWAYS, min_uses=99)
     shapes = usual_shapes(4, has_levels=True)
     assert shapes == [GraphShape(1), GraphShape(2), GraphShape(4), GraphShape(4, (2,)), GraphShape(4, (8,))]
     shares: list[float] = []
@@ -230,15 +227,30 @@ def test_warm_up_captures_the_largest_first_and_needs_no_work() -> None:
     for group in (0, 0, 1):
         world.both(lambda batch: batch.add(group, 6))  # noqa: B023
     assert all(world.step(seed) for seed in range(3))
-    assert world.recorder.num_recorded == 5
+    assert world.graphs.num_graphs == 5
 
 
-def test_there_are_no_more_graphs_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_no_more_graphs_than_fit(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parrot_workers.engine.cuda_graphs.MAX_GRAPHS", 1)
-    world = World(_make_model(), cost=NEVER)
+    world = World(_make_model(device), cost=NEVER)
     world.both(lambda batch: batch.add(0, 4))
     assert world.step(0)
     world.both(lambda batch: batch.add(0, 4))
     assert not world.step(1)
     world.both(lambda batch: batch.segments.__delitem__(0))
     assert world.step(2)
+
+
+def test_a_model_that_waits_for_the_device_runs_without_graphs(device: torch.device) -> None:
+    """A capture that fails is told once; every step is left to single kernels from then on."""
+    world = World(_make_model(device), cost=NEVER)
+    world.both(lambda batch: batch.add(0, 4))
+    can_run = world.graphed.forward
+
+    def waiting(input_ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        int(input_ids.max())
+        return can_run(input_ids, *others)
+
+    world.graphs._forward = waiting
+    assert [world.step(seed) for seed in range(3)] == [False] * 3
+    assert world.graphs.num_graphs == 0
