@@ -11,7 +11,7 @@ import pytest
 import torch
 from parrot_workers.attention import ALWAYS, NEVER, AttentionBackend, AttentionPlan, CostModel, SequenceSpan, build_plan
 from parrot_workers.attention.flashinfer import FlashInferBackend
-from parrot_workers.attention.flashinfer_graphs import make_graph_backends
+from parrot_workers.attention.flashinfer_graphs import FlashInferGraph, GraphArrays
 from parrot_workers.attention.graph_shape import GraphShape
 from parrot_workers.engine.cuda_graphs import CudaRecorder, DecodeGraphs, Recorder, usual_shapes
 from parrot_workers.kv_cache import OWN, Segment
@@ -106,9 +106,10 @@ class World:
         self.backend = FlashInferBackend(model.device, library=None if is_gpu else fake_flashinfer.library)
         recorder: Recorder = CudaRecorder(model.device) if is_gpu else TapeRecorder()
         self.cost = cost
+        arrays = GraphArrays(max_entries=64, max_indices=16 * 16, device=model.device)
         self.graphs = DecodeGraphs(
             self.graphed.forward,
-            make_graph_backends(self.backend, max_rows=16, max_context_tokens=64, page_size=PAGE_SIZE),
+            lambda shape: FlashInferGraph(self.backend, shape, arrays),
             recorder,
             device=model.device,
             max_rows=16,

@@ -6,16 +6,15 @@ of rows by its first plan. Both are those of the `GraphShape`; lengths and pages
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 
 from parrot_workers.attention.flashinfer import FlashInferBackend, LayerKind, LevelArrays, plan_arguments
-from parrot_workers.attention.graph_shape import NODE_BUCKETS, GraphShape, PaddedPlan, round_up_rows
+from parrot_workers.attention.graph_shape import GraphShape, PaddedPlan
 from parrot_workers.attention.plan import AttentionPlan
 
-__all__ = ["FlashInferGraph", "GraphArrays", "make_graph_backends"]
+__all__ = ["FlashInferGraph", "GraphArrays"]
 
 SCHEDULE_BYTES: Final = 1 << 18
 """FlashInfer's plan of one level; one of 512 rows takes 20 kB. Each graph has as much pinned memory again."""
@@ -94,23 +93,3 @@ class FlashInferGraph(FlashInferBackend):
         num_bytes, _ = wrapper.workspace_size(**plan_arguments(kind, place, arrays))
         wrapper.reset_workspace_buffer(self.workspace.at_least(num_bytes), self._graph_arrays.schedule(kind, place))
         return wrapper
-
-
-def make_graph_backends(
-    backend: FlashInferBackend, *, max_rows: int, max_context_tokens: int, page_size: int
-) -> Callable[[GraphShape], FlashInferGraph]:
-    """Return what makes the backend of each shape; all of them share their arrays.
-
-    Args:
-        backend: Whose device, library and workspace they use.
-        max_rows: Most rows of a step.
-        max_context_tokens: Longest sequence.
-        page_size: Tokens in a page of the pool.
-    """
-    num_rows = round_up_rows(max_rows)
-    arrays = GraphArrays(
-        max_entries=max(num_rows, NODE_BUCKETS[-1]),
-        max_indices=num_rows * -(-max_context_tokens // page_size),
-        device=backend.device,
-    )
-    return lambda shape: FlashInferGraph(backend, shape, arrays)
