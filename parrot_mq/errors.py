@@ -642,9 +642,6 @@ class NoTokenAllowed(WorkerError):
 
     code = "no_token_allowed"
 
-    def __init__(self) -> None:
-        super().__init__("the constraint on the output allows no token here, and the output may not end yet")
-
 
 class GenerationAborted(WorkerError):
     """The worker stopped while it generated."""

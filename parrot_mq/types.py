@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, NewType
 
 import msgspec
@@ -16,8 +16,10 @@ __all__ = [
     "ModelName",
     "Sampling",
     "SessionId",
+    "TextPiece",
     "TaskId",
     "TenantId",
+    "TokenLogprob",
     "VariableId",
     "WorkerId",
     "check_name",
@@ -63,6 +65,8 @@ def fresh_id(prefix: str) -> str:
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
+TOKEN_ID_PATTERN: Final = r"^(-?0|[1-9][0-9]*)$"
+"""A token id as the key of an object."""
 MAX_BIASED_TOKENS: Final = 1024
 MAX_STOP_TOKENS: Final = 256
 MAX_LOGPROBS: Final = 20
@@ -110,7 +114,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     logit_bias: Annotated[
-        Mapping[TokenId, Annotated[float, msgspec.Meta(ge=-100, le=100)]], msgspec.Meta(max_length=MAX_BIASED_TOKENS)
+        Mapping[TokenId, Annotated[float, msgspec.Meta(ge=-100, le=100)]],
+        msgspec.Meta(max_length=MAX_BIASED_TOKENS, extra_json_schema={"propertyNames": {"pattern": TOKEN_ID_PATTERN}}),
     ] = {}
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] = 0
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
@@ -124,3 +129,36 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
 
 
 _HASHED: Final = tuple(name for name in Sampling.__struct_fields__ if name != "logit_bias")
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How likely a token of an output was, before penalties, biases, constraints and filters changed anything.
+
+    Attributes:
+        token_id: The token.
+        logprob: Natural logarithm of its probability, at least -9999.
+        alternatives: The likeliest tokens in falling order, each with its log probability: as many as `logprobs` of the
+            sampling says. The token may be among them.
+    """
+
+    token_id: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+class TextPiece(str):
+    """New text of a variable that is being generated.
+
+    Attributes:
+        logprobs: If the sampling asks for them, of the tokens that came with this text. Some may be missing: they are
+            not stored, and travel at most once.
+    """
+
+    __slots__ = ("logprobs",)
+
+    logprobs: tuple[TokenLogprob, ...]
+
+    def __new__(cls, text: str, logprobs: Iterable[TokenLogprob] = ()) -> TextPiece:
+        piece = super().__new__(cls, text)
+        piece.logprobs = tuple(logprobs)
+        return piece

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
+from parrot_mq import types
 from parrot_mq.messages import SCHEMA_VERSION, Message, encode, encode_json, wire
-from parrot_mq.types import Sampling
 
 HERE = Path(__file__).parent
 GOLDEN = Path("golden") / f"v{SCHEMA_VERSION}"
@@ -72,7 +72,7 @@ def _describe(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _read_docstring(name: str) -> tuple[str, dict[str, str]]:
     """What a class is, and what its fields are."""
-    cls = Sampling if name == "Sampling" else getattr(wire, name)
+    cls = getattr(wire, name, None) or getattr(types, name)
     summary, _, attributes = (inspect.getdoc(cls) or "").partition("\n\nAttributes:\n")
     return summary, {field: " ".join(words.split()) for field, words in _FIELD.findall(attributes)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, TypeVar, get_args, overload
 
@@ -32,12 +32,14 @@ _ANY_KEY = "[...]"
 _LONG_NUMBER = re.compile(rb"[0-9]{19,}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NAME = f"`str` matching regex {NAME_PATTERN!r}"
+_BECAUSE_TEXT = ", got `str`"
+"""What msgspec says of a key that is no number: all keys are text."""
 _MAX_SHOWN = 200
 
 
 def encode(message: Message) -> bytes:
-    """Encode as msgpack: the form between processes of this project."""
-    packed: bytes = msgpack.packb(msgspec.to_builtins(message), use_bin_type=True)
+    """Encode as msgpack: the form between processes of this project. Keys are text, as in JSON."""
+    packed: bytes = msgpack.packb(msgspec.to_builtins(message, str_keys=True), use_bin_type=True)
     return packed
 
 
@@ -82,7 +84,7 @@ def decode(payload: bytes, expected: type[M] | UnionType, headers: Mapping[str, 
     if not isinstance(found, str) or found not in tags:
         raise UnknownMessageType(found=_short(str(found)), known=sorted(tags))
     try:
-        return msgspec.convert(plain, expected)
+        return msgspec.convert(plain, expected, str_keys=True)
     except msgspec.ValidationError as error:
         path, reason = _explain(error, plain, expected)
         raise MalformedMessage(message_type=found, path=path, expected=reason) from error
@@ -118,6 +120,8 @@ def _parse(payload: bytes, name: str, content_type: str) -> object:
         guess = "JSON" if is_json else "JSON that begins with { or msgpack"
         form = f"{content_type} (its Content-Type)" if is_said else guess
         reason = "it is empty" if not payload else _short(str(error)) or "it is nested too deeply"
+        if "strict_map_key" in reason:
+            reason = "a key is no text; numbers, too, are written as text there"
         raise MalformedMessage(message_type=name, path="$", expected=f"Expected {form}: {reason}") from error
 
 
@@ -157,43 +161,56 @@ def _explain(error: msgspec.ValidationError, plain: dict[str, Any], expected: An
     match = _PATH.search(text)
     if match is None:
         return "$", _short(text)
-    path, reason = match["path"], _short(text[: match.start()].replace(_NAME, f"a name ({NAME_RULE})"))
+    reason = _short(text[: match.start()].replace(_NAME, f"a name ({NAME_RULE})"))
+
+    def is_wrong() -> bool:
+        return _has_error_at(match["path"], plain, expected)
+
+    path, place = _name_keys(match["path"], plain, is_wrong)
     if match["is_key"]:
-        wrong = next((key for key in _at(plain, path) if not is_name(key)), "")
-        return path, f"{reason} as key, got {_short(repr(wrong))}"
-    return _with_key(path, plain, expected), reason
+        wrong, _ = _first_wrong(place, is_wrong)
+        return path, f"{reason.removesuffix(_BECAUSE_TEXT)} as key, got {_short(repr(wrong))}"
+    return path, reason
 
 
-def _with_key(path: str, plain: dict[str, Any], expected: Any) -> str:
-    """Put the key where msgspec writes `[...]`: that of the first entry that is wrong, found by halving the entries."""
-    head, found, tail = path.partition(_ANY_KEY)
-    if not found:
-        return path
-    entries = _at(plain, head)
+def _name_keys(path: str, plain: dict[str, Any], is_wrong: Callable[[], bool]) -> tuple[str, Any]:
+    """Put keys where msgspec writes `[...]`. Returns: the path, and what is there."""
+    head, *tails = path.split(_ANY_KEY)
+    place = _at(plain, head)
+    for tail in tails:
+        key, value = _first_wrong(place, is_wrong)
+        head += f".{_short(key)}{tail}"
+        place = _at(value, tail)
+    return head, place
+
+
+def _first_wrong(entries: dict[str, Any], is_wrong: Callable[[], bool]) -> tuple[str, Any]:
+    """The first entry that makes the document wrong, found by halving the entries; the others are taken out."""
     items = list(entries.items())
     while len(items) > 1:
         half = items[: len(items) // 2]
         entries.clear()
         entries.update(half)
-        items = half if _has_error_in(head, plain, expected) else items[len(half) :]
-    return f"{head}.{_short(items[0][0])}{tail}"
+        items = half if is_wrong() else items[len(half) :]
+    entries.clear()
+    entries.update(items)
+    return items[0]
 
 
-def _has_error_in(head: str, plain: dict[str, Any], expected: Any) -> bool:
+def _has_error_at(path: str, plain: dict[str, Any], expected: Any) -> bool:
     try:
-        msgspec.convert(plain, expected)
+        msgspec.convert(plain, expected, str_keys=True)
     except msgspec.ValidationError as error:
         match = _PATH.search(str(error))
-        return match is not None and match["path"].startswith(head + _ANY_KEY)
+        return match is not None and match["path"] == path
     return False
 
 
-def _at(plain: Any, path: str) -> dict[str, Any]:
-    """The object at a path such as `$.workers[2].error`."""
+def _at(plain: Any, path: str) -> Any:
+    """What is at a path such as `$.workers[2].error`."""
     for name, index in _STEP.findall(path):
         plain = plain[name or int(index)]
-    entries: dict[str, Any] = plain
-    return entries
+    return plain
 
 
 def _short(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from parrot_mq.errors import ParrotError, rebuild_error
-from parrot_mq.types import NAME_RULE, Sampling
+from parrot_mq.types import NAME_RULE, Sampling, TokenLogprob
 
 __all__ = [
     "Assign",
@@ -207,11 +207,14 @@ class TokenDelta(Message, frozen=True, kw_only=True, omit_defaults=True, tag="to
         attempt: Which attempt at the task writes; 1 is the first.
         offset: Characters (Unicode code points) of the output before this text.
         text: The new characters.
+        logprobs: If the sampling asks for them, of the tokens that came with the text, in their order. Tokens after the
+            last text, such as the end of the text, are not told.
     """
 
     attempt: int
     offset: int
     text: str
+    logprobs: list[TokenLogprob] = []
 
 
 EventKind = Literal["submitted", "ready", "assigned", "started", "finished", "failed", "rejected"]

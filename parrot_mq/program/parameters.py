@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -21,10 +21,19 @@ DEFAULT_SEPARATOR: Final = "\n"
 
 _RULES: Final = {
     "max_tokens": "a whole number from 1 to 1,000,000",
+    "min_tokens": "a whole number from 0 to max_tokens",
     "stop": "a text of 1 to 256 characters, or a list of such texts",
+    "stop_token_ids": "a list of at most 256 token ids",
+    "ignore_eos": "True or False",
     "temperature": "a number from 0 to 10",
     "top_p": "a number above 0 and at most 1",
     "top_k": "a whole number from 0 (keep all) to 2**63 - 1",
+    "min_p": "a number from 0 to 1",
+    "repetition_penalty": "a number above 0 and at most 10",
+    "presence_penalty": "a number from -2 to 2",
+    "frequency_penalty": "a number from -2 to 2",
+    "logit_bias": "numbers from -100 to 100 by token id, at most 1,024 of them",
+    "logprobs": "a whole number from 0 (none) to 20",
     "seed": "a whole number from -2**63 to 2**63 - 1, or None",
 }
 _TYPES: Final = {each.name: each.type for each in msgspec.structs.fields(Sampling)}
@@ -56,20 +65,39 @@ class Output:
         self,
         *,
         max_tokens: int = 256,
+        min_tokens: int = 0,
         stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        logprobs: int = 0,
         seed: int | None = None,
     ) -> None:
         """Describe an output.
 
         Args:
             max_tokens: Most tokens that are generated, from 1 to 1,000,000.
+            min_tokens: Before this many tokens nothing but `max_tokens` ends the output.
             stop: A text, or several, that end the output; they are not part of it.
+            stop_token_ids: Tokens that end the output; their text is not part of it.
+            ignore_eos: Go on when the model ends the text.
             temperature: 0 takes the likeliest token at each step; larger is more varied, up to 10.
             top_p: Keep the likeliest tokens whose probabilities sum to this, above 0 and at most 1.
             top_k: Keep this many of the likeliest tokens; 0 keeps all.
+            min_p: Keep tokens at least this probable, as a share of the likeliest token's probability, from 0 to 1.
+            repetition_penalty: Above 1 makes tokens that prompt or output have less likely; above 0 and at most 10.
+            presence_penalty: Subtracted from the logits of tokens that the output has, from -2 to 2.
+            frequency_penalty: Subtracted as many times as the output has the token, from -2 to 2.
+            logit_bias: What is added to the logit of each token id that is named, from -100 to 100.
+            logprobs: With each token, tell its log probability and those of this many of the likeliest tokens, up to
+                20; 0 tells none. They come with the pieces of `SemanticVariable.stream`.
             seed: Makes sampling repeatable; without it every call has its own.
 
         Raises:
@@ -77,13 +105,25 @@ class Output:
         """
         values = {
             "max_tokens": max_tokens,
+            "min_tokens": min_tokens,
             "stop": stop,
+            "stop_token_ids": stop_token_ids,
+            "ignore_eos": ignore_eos,
             "temperature": temperature,
             "top_p": top_p,
             "top_k": top_k,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "logit_bias": {} if logit_bias is None else logit_bias,
+            "logprobs": logprobs,
             "seed": seed,
         }
-        self._sampling = msgspec.convert({name: _check(name, value) for name, value in values.items()}, Sampling)
+        checked = {name: _check(name, value) for name, value in values.items()}
+        if min_tokens > max_tokens:
+            raise _out_of_range("min_tokens", min_tokens)
+        self._sampling = msgspec.convert(checked, Sampling)
 
     @property
     def sampling(self) -> Sampling:
@@ -107,7 +147,7 @@ def _check(name: str, value: object) -> object:
     try:
         is_one_stop = name == "stop" and isinstance(value, str)
         checked: object = msgspec.convert((value,) if is_one_stop else value, type=_TYPES[name])
-        for text in checked if isinstance(checked, tuple) else ():
+        for text in checked if name == "stop" and isinstance(checked, tuple) else ():
             text.encode()
     except (msgspec.ValidationError, UnicodeEncodeError):
         raise _out_of_range(name, value) from None

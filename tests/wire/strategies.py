@@ -100,7 +100,15 @@ def _places(plain: Any) -> list[tuple[Any, ...]]:
 def _struct(info: Any) -> st.SearchStrategy[Any]:
     required = {field.name: _any(field.type) for field in info.fields if field.required}
     optional = {field.name: _any(field.type) for field in info.fields if not field.required}
-    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: info.cls(**fields))
+    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: _make(info.cls, fields)).filter(bool)
+
+
+def _make(cls: Any, fields: dict[str, Any]) -> Any:
+    """A struct; nothing if its fields do not go together."""
+    try:
+        return cls(**fields)
+    except ValueError:
+        return None
 
 
 def _any(info: Any) -> st.SearchStrategy[Any]:
@@ -121,6 +129,8 @@ def _any(info: Any) -> st.SearchStrategy[Any]:
             return st.lists(_any(info.item_type), max_size=3)
         case msgspec.inspect.VarTupleType():
             return st.lists(_any(info.item_type), max_size=3).map(tuple)
+        case msgspec.inspect.TupleType():
+            return st.tuples(*(_any(each) for each in info.item_types))
         case msgspec.inspect.StrType():
             return _text(info)
         case msgspec.inspect.IntType():

@@ -32,6 +32,7 @@ from parrot_mq.messages import (
     salvage_outputs,
 )
 from parrot_mq.messages.wire import BlobRef
+from parrot_mq.types import Sampling
 from tests.wire.strategies import (
     MESSAGE_TYPES,
     broken,
@@ -104,6 +105,13 @@ def test_unknown_fields_of_a_message_are_ignored(encoder: Any) -> None:
     payload = encoder({**TASK, "priority": {"level": 3}, "outputs": {"o": {**OUTPUT, "format": "json"}}})
     payload = payload if isinstance(payload, bytes) else payload.encode()
     assert decode(payload, PromptTask) == PromptTask(template="a {{o}}", outputs={"o": OutputSpec(variable="x")})
+
+
+@pytest.mark.parametrize("encoder", [encode, encode_json])
+def test_biases_have_numbers_as_keys_whichever_form_they_come_in(encoder: Any) -> None:
+    sampling = Sampling(logit_bias={0: -100.0, 50256: 1.5})
+    task = PromptTask(template="a {{o}}", outputs={"o": OutputSpec(variable="x", sampling=sampling)})
+    assert decode(encoder(task), PromptTask).outputs["o"].sampling.logit_bias == {0: -100.0, 50256: 1.5}
 
 
 def test_a_whole_number_can_stand_for_a_number() -> None:
@@ -213,6 +221,57 @@ BAD_DOCUMENTS = {
     "temperature out of range": Bad(
         _sampling(temperature=11), PromptTask, "$.outputs.o.sampling.temperature", "Expected `float` <= 10"
     ),
+    "fewer tokens at most than at least": Bad(
+        _sampling(min_tokens=9, max_tokens=8),
+        PromptTask,
+        "$.outputs.o.sampling",
+        "Expected `min_tokens` <= `max_tokens` (8), got 9",
+    ),
+    "min_p out of range": Bad(
+        _sampling(min_p=1.5), PromptTask, "$.outputs.o.sampling.min_p", "Expected `float` <= 1.0"
+    ),
+    "a repetition penalty of nothing": Bad(
+        _sampling(repetition_penalty=0), PromptTask, "$.outputs.o.sampling.repetition_penalty", "Expected `float` > 0"
+    ),
+    "too strong a penalty": Bad(
+        _sampling(presence_penalty=-2.5), PromptTask, "$.outputs.o.sampling.presence_penalty", "Expected `float` >= -2"
+    ),
+    "too many alternatives": Bad(
+        _sampling(logprobs=21), PromptTask, "$.outputs.o.sampling.logprobs", "Expected `int` <= 20"
+    ),
+    "a stop token that is none": Bad(
+        _sampling(stop_token_ids=[2, -1]), PromptTask, "$.outputs.o.sampling.stop_token_ids[1]", "Expected `int` >= 0"
+    ),
+    "too many stop tokens": Bad(
+        _sampling(stop_token_ids=[1] * 257), PromptTask, "$.outputs.o.sampling.stop_token_ids", "length <= 256"
+    ),
+    "ignore_eos is a number": Bad(
+        _sampling(ignore_eos=1), PromptTask, "$.outputs.o.sampling.ignore_eos", "Expected `bool`, got `int`"
+    ),
+    "a bias of a word": Bad(
+        _sampling(logit_bias={"7": 1, "cat": 1, "dog": 1}),
+        PromptTask,
+        "$.outputs.o.sampling.logit_bias",
+        "Expected `int` as key, got 'cat'",
+    ),
+    "a bias of a token that cannot be": Bad(
+        _sampling(logit_bias={"7": 1, "2147483648": 1}),
+        PromptTask,
+        "$.outputs.o.sampling.logit_bias",
+        "Expected `int` <= 2147483647 as key, got '2147483648'",
+    ),
+    "a bias out of range": Bad(
+        _sampling(logit_bias={"7": 1, "8": 101, "9": 1}),
+        PromptTask,
+        "$.outputs.o.sampling.logit_bias.8",
+        "Expected `float` <= 100",
+    ),
+    "too many biases": Bad(
+        _sampling(logit_bias={str(token_id): 1 for token_id in range(1025)}),
+        PromptTask,
+        "$.outputs.o.sampling.logit_bias",
+        "length <= 1024",
+    ),
     "an empty stop text": Bad(_sampling(stop=["x", ""]), PromptTask, "$.outputs.o.sampling.stop[1]", "length >= 1"),
     "a misspelled reference": Bad(
         _task(inputs={"o": {"variables": "x"}}), PromptTask, "$.inputs.o", "unknown field `variables`"
@@ -275,7 +334,7 @@ DEEP = 100_000
         (b"\x81\xa1a", {}, "incomplete input"),
         (b"\x81\xa1a\x01\x01", {}, "extra data"),
         (b"\x81\xa1\xff\x01", {}, "'utf-8' codec can't decode"),
-        (b"\x81\x01\x01", {}, "int is not allowed for map key"),
+        (b"\x81\x01\x01", {}, "a key is no text; numbers, too, are written as text there"),
         (b"\x81\xa1a" + b"\x91" * DEEP, {}, "nested too deeply"),
         (b"\xdd\xff\xff\xff\xff", {}, "exceeds max_array_len"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_every_field_of_a_task_is_explained(title: str, cls: type[msgspec.Struct
         default = rows[name].rpartition(" | ")[2]
         assert (default == "required") == field.required
         if isinstance(field.default, int | float):
-            assert float(default) == field.default
+            assert json.loads(default) == field.default
 
 
 def test_every_code_in_the_table_is_one() -> None:

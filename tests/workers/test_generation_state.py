@@ -7,19 +7,11 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parrot_workers.engine.base import (
-    Delta,
-    EngineEvent,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    Started,
-    TokenLogprob,
-)
+from parrot_workers.engine.base import Delta, EngineEvent, Finished, FinishReason, GenerationRequest, Started
 from parrot_workers.engine.generation_state import GenerationState
 from parrot_workers.engine.logits_mask import LogitsMask
 
-from parrot_mq.types import Sampling
+from parrot_mq.types import Sampling, TokenLogprob
 from tests.workers.masks import NumberMask
 
 _EOS = 256

@@ -27,7 +27,7 @@ from parrot_mq.messages import (
     VariableRef,
     WorkerStatus,
 )
-from parrot_mq.types import Sampling
+from parrot_mq.types import Sampling, TokenLogprob
 
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -84,7 +84,23 @@ MESSAGES: tuple[Message, ...] = (
         outputs={
             "answer": OutputSpec(
                 variable="answer",
-                sampling=Sampling(max_tokens=64, stop=("\n", "Q:"), temperature=0.7, top_p=0.9, top_k=40, seed=7),
+                sampling=Sampling(
+                    max_tokens=64,
+                    min_tokens=2,
+                    stop=("\n", "Q:"),
+                    stop_token_ids=(50256, 7),
+                    ignore_eos=True,
+                    temperature=0.7,
+                    top_p=0.9,
+                    top_k=40,
+                    min_p=0.05,
+                    repetition_penalty=1.1,
+                    presence_penalty=0.5,
+                    frequency_penalty=-0.25,
+                    logit_bias={0: -100.0, 50256: 1.5},
+                    logprobs=2,
+                    seed=7,
+                ),
             ),
             "word": OutputSpec(variable="word_1"),
         },
@@ -99,7 +115,12 @@ MESSAGES: tuple[Message, ...] = (
     SessionReply(num_cancelled=2),
     ERROR,
     BlobRef(digest=DIGEST, size_bytes=1_048_577),
-    TokenDelta(attempt=2, offset=11, text="parrots 🦜"),
+    TokenDelta(
+        attempt=2,
+        offset=11,
+        text="parrots 🦜",
+        logprobs=[TokenLogprob(1312, -0.5, ((1312, -0.5), (257, -1.25))), TokenLogprob(8582, -0.125)],
+    ),
     TaskEvent(
         kind="finished",
         task="answer-1",

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from parrot_mq.errors import ParrotError
-from parrot_mq.types import Sampling
+from parrot_mq.types import Sampling, TokenLogprob
 from parrot_workers.engine.logits_mask import LogitsMask
 
 __all__ = [
@@ -28,26 +28,11 @@ __all__ = [
     "Finished",
     "GenerationRequest",
     "Started",
-    "TokenLogprob",
 ]
 
 FinishReason: TypeAlias = Literal["stop", "eos", "length"]
 """`stop`: a stop string or token was met, or the constraint is finished; `eos`: the model ended; `length`: `max_tokens`
 were generated."""
-
-
-class TokenLogprob(NamedTuple):
-    """How likely a token was, natural logarithm, before penalties, biases and filters changed anything.
-
-    Attributes:
-        token_id: The token.
-        logprob: Its log probability, at least -9999.
-        alternatives: The likeliest tokens in falling order with theirs; the token may be among them.
-    """
-
-    token_id: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

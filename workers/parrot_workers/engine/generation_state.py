@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from parrot_workers.engine.base import (
-    Delta,
-    EngineEvent,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    Started,
-    TokenLogprob,
-)
+from parrot_mq.types import TokenLogprob
+from parrot_workers.engine.base import Delta, EngineEvent, Finished, FinishReason, GenerationRequest, Started
 from parrot_workers.engine.detokenizer import Detokenizer, StopMatcher
 
 __all__ = ["GenerationState"]

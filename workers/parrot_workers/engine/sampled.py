@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from parrot_mq.errors import EngineFailure, NoTokenAllowed, ParrotError
-from parrot_workers.engine.base import TokenLogprob
+from parrot_mq.types import TokenLogprob
 from parrot_workers.engine.sampling_rows import SamplingRows
 
 __all__ = ["Fault", "LogprobTensors", "Sampled", "SampledToken"]
@@ -120,5 +120,5 @@ def _record_event(device: torch.device) -> torch.cuda.Event | None:
 
 def _as_error(fault: Fault) -> ParrotError:
     if fault is Fault.NONE_ALLOWED:
-        return NoTokenAllowed()
+        return NoTokenAllowed("the constraint on the output allows no token here, and the output may not end yet")
     return EngineFailure(cause="the model gave logits that are not numbers")
