@@ -18,7 +18,7 @@ from parrot_mq.errors import CallError, DuplicateProducer, ParrotError, SessionC
 from parrot_mq.messages import ErrorInfo, VariableAddress
 from parrot_mq.program import Call, SemanticVariable
 from parrot_mq.program.values import check_value
-from parrot_mq.types import SessionId, TenantId, VariableId, check_name, fresh_id
+from parrot_mq.types import SessionId, TenantId, TextPiece, VariableId, check_name, fresh_id
 
 __all__ = ["Session"]
 
@@ -132,7 +132,7 @@ class Session:
         value = await self._values.wait(variable_id, self._limit(variable_id, timeout_s))
         return await fetch_text(self._bus, self.tenant, value)
 
-    async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[str]:
+    async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """Yield the text of a variable in pieces while it is generated; errors as for `get`."""
         self._check_open()
         future = await self._values.future(variable_id)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from parrot_mq.bus import Bus, Delivery, fetch_text
 from parrot_mq.errors import CodecError, DeadlineExceeded, GenerationAborted
 from parrot_mq.messages import TokenDelta, Value, decode, stream_subject
+from parrot_mq.types import TextPiece
 
 __all__ = ["stream_text"]
 
@@ -17,10 +18,10 @@ Item = TokenDelta | None
 
 async def stream_text(
     bus: Bus, tenant: str, session: str, variable: str, value: asyncio.Future[Value], timeout_s: float
-) -> AsyncGenerator[str, None]:
+) -> AsyncGenerator[TextPiece, None]:
     """Yield new text as it is generated, and in the end what is missing; joined, the pieces are the value.
 
-    Deltas are never stored, so some may be missed: then the rest comes with the value.
+    Deltas are never stored, so some may be missed: then the rest comes with the value, without log probabilities.
 
     Raises:
         DeadlineExceeded: The value was not complete within `timeout_s` seconds.
@@ -42,7 +43,7 @@ async def stream_text(
             piece = _new_text(delta, len(yielded))
             if piece:
                 yielded += piece
-                yield piece
+                yield TextPiece(piece, delta.logprobs)
     finally:
         value.remove_done_callback(on_value)
         await subscription.aclose()
@@ -50,7 +51,7 @@ async def stream_text(
     if not text.startswith(yielded):
         raise GenerationAborted("another attempt wrote another text; read the variable with `await`", variable=variable)
     if len(text) > len(yielded):
-        yield text[len(yielded) :]
+        yield TextPiece(text[len(yielded) :])
 
 
 async def _enqueue(items: asyncio.Queue[Item], delivery: Delivery) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Generator
 from typing import Protocol
 
 from parrot_mq.errors import CallError
+from parrot_mq.types import TextPiece
 
 __all__ = ["SemanticVariable", "VariableStore"]
 
@@ -27,7 +28,7 @@ class VariableStore(Protocol):
     async def get(self, variable_id: str, timeout_s: float | None = None) -> str:
         """Wait for the value."""
 
-    def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[str]:
+    def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """The value in pieces, as they are generated."""
 
     async def set(self, variable_id: str, text: str) -> None:
@@ -81,8 +82,10 @@ class SemanticVariable:
         """
         return await self._session.get(self._id, timeout_s)
 
-    def stream(self, timeout_s: float | None = None) -> AsyncIterator[str]:
+    def stream(self, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """The text in pieces, as they are generated; joined they are the text that `get` returns.
+
+        A piece is a `str`. If the output asks for log probabilities, its `logprobs` has those of its tokens.
 
         Args:
             timeout_s: How long the whole text may take at most.

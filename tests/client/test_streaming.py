@@ -10,7 +10,8 @@ import pytest
 from parrot_mq.bus import Bus, MemoryBus, MemoryServer
 from parrot_mq.client.streaming import stream_text
 from parrot_mq.errors import DeadlineExceeded, GenerationAborted, ParrotError, TaskCancelled
-from parrot_mq.messages import ErrorInfo, TokenDelta, Value, encode, stream_subject
+from parrot_mq.messages import ErrorInfo, TokenDelta, Value, encode, encode_json, stream_subject
+from parrot_mq.types import TextPiece, TokenLogprob
 from tests.coordinator.service import eventually
 
 
@@ -20,7 +21,7 @@ class _Stream:
     def __init__(self, bus: Bus, group: asyncio.TaskGroup, timeout_s: float = 10) -> None:
         self.bus = bus
         self.value: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
-        self.pieces: list[str] = []
+        self.pieces: list[TextPiece] = []
         self.reading = group.create_task(self._read(timeout_s))
 
     async def _read(self, timeout_s: float) -> str | ParrotError:
@@ -69,6 +70,23 @@ async def test_what_was_missed_comes_with_the_value(memory_server: MemoryServer)
         stream.value.set_result("Once upon a time")
         assert await stream.reading == "Once upon a time"
         assert stream.pieces == ["Once ", "upon a time"]
+
+
+async def test_log_probabilities_come_with_the_text_of_their_tokens(memory_server: MemoryServer) -> None:
+    told = [TokenLogprob(7, -0.5, ((7, -0.5), (8, -1.5))), TokenLogprob(9, -0.25)]
+    async with MemoryBus(memory_server) as bus, asyncio.TaskGroup() as group:
+        stream = _Stream(bus, group)
+        await _listened(memory_server)
+        for delta in (
+            TokenDelta(attempt=1, offset=0, text="Once", logprobs=told),
+            TokenDelta(attempt=2, offset=0, text="Once", logprobs=told),  # repeated
+            TokenDelta(attempt=2, offset=0, text="Once upon", logprobs=told[1:]),
+        ):
+            await bus.publish(stream_subject("t", "s", "v"), encode_json(delta))
+        await stream.wait_pieces("Once", " upon")
+        stream.value.set_result("Once upon a time")
+        assert await stream.reading == "Once upon a time"
+        assert [piece.logprobs for piece in stream.pieces] == [tuple(told), tuple(told[1:]), ()]
 
 
 async def test_what_is_repeated_is_told_once(memory_server: MemoryServer) -> None:

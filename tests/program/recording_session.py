@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from parrot_mq.program import Call, SemanticVariable, current_session
+from parrot_mq.types import TextPiece
 
 
 class RecordingSession:
@@ -27,10 +28,10 @@ class RecordingSession:
         self.timeouts_s.append(timeout_s)
         return self.texts[variable_id]
 
-    async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[str]:
+    async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         self.timeouts_s.append(timeout_s)
         for word in self.texts[variable_id].split():
-            yield word
+            yield TextPiece(word)
 
     async def set(self, variable_id: str, text: str) -> None:
         self.texts[variable_id] = text

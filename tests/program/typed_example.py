@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, assert_type
 
 from parrot_mq.program import Call, Input, Output, SemanticVariable, Separator, semantic_function
+from parrot_mq.types import TextPiece
 
 
 @semantic_function
@@ -47,7 +48,7 @@ async def use() -> str:
     text = await merged
     assert_type(text, str)
     async for piece in joke.stream():
-        assert_type(piece, str)
+        assert_type(piece, TextPiece)
     return text
 
 

@@ -79,7 +79,10 @@ class Reports:
     async def delta(self, generation: Generation, delta: Delta) -> None:
         """Send new text to who listens."""
         subject = stream_subject(generation.tenant, generation.session, generation.variable)
-        await self._publish(subject, TokenDelta(attempt=generation.attempt, offset=delta.offset, text=delta.text))
+        message = TokenDelta(
+            attempt=generation.attempt, offset=delta.offset, text=delta.text, logprobs=list(delta.logprobs)
+        )
+        await self._publish(subject, message)
 
     async def _tell(
         self, generation: Generation, kind: EventKind, counts: Started | Finished, *, num_output_tokens: int = 0
