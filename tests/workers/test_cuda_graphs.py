@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,8 +17,8 @@ from parrot_workers.attention.graph_shape import GraphShape
 from parrot_workers.engine.cuda_graphs import CudaRecorder, DecodeGraphs, Recorder, usual_shapes
 from parrot_workers.kv_cache import OWN, Segment
 from parrot_workers.kv_cache.pool import KVPool, LayerShape
-from parrot_workers.models import ForwardContext, LoadedModel, forward
-from parrot_workers.models.probe import learn_layers
+from parrot_workers.models import ForwardContext, LayerSpec, LoadedModel, forward
+from parrot_workers.models.paged import use_paged_attention
 from transformers import GemmaConfig, LlamaConfig, Qwen3Config
 
 from tests.attention import fake_flashinfer
@@ -53,7 +54,9 @@ def _make_model(device: torch.device, config_class: Any = LlamaConfig, **setting
     config = config_class(**{**sizes, **heads, **settings})
     make: Any = AutoModelForCausalLM.from_config
     model = make(config, dtype=torch.bfloat16).to(device).eval()
-    layers = learn_layers(model, 256)
+    use_paged_attention(model)
+    spec = LayerSpec(num_qo_heads=4, num_kv_heads=2, head_dim=64, window=None, softcap=None, scale=0.125)
+    layers = (spec, replace(spec, window=settings.get("sliding_window")))
     loaded = SimpleNamespace(model=model, layers=layers, dtype=model.dtype, device=device)
     return cast(LoadedModel, loaded)
 
