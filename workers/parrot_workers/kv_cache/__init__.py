@@ -2,20 +2,7 @@
 
 from parrot_workers.kv_cache.manager import CacheManager
 from parrot_workers.kv_cache.node import OWN, Segment
-from parrot_workers.kv_cache.page_allocator import OutOfPages, PageAllocator
-from parrot_workers.kv_cache.prefix_tree import PrefixTree
 from parrot_workers.kv_cache.sequence_cache import Acquired, PageCopy, SequenceCache
 from parrot_workers.kv_cache.statistics import CacheStatistics
 
-__all__ = [
-    "OWN",
-    "Acquired",
-    "CacheManager",
-    "CacheStatistics",
-    "OutOfPages",
-    "PageAllocator",
-    "PageCopy",
-    "PrefixTree",
-    "Segment",
-    "SequenceCache",
-]
+__all__ = ["OWN", "Acquired", "CacheManager", "CacheStatistics", "PageCopy", "Segment", "SequenceCache"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from parrot_workers.kv_cache.node import Node, Segment
+from parrot_workers.kv_cache.node import Node
 from parrot_workers.kv_cache.page_allocator import PageAllocator
 from parrot_workers.kv_cache.prefix_tree import PrefixTree
 from parrot_workers.kv_cache.sequence_cache import SequenceCache
@@ -83,8 +83,9 @@ def _check_segment(tree: PrefixTree, node: Node) -> None:
     num_pages = -(-len(node.tokens) // tree.page_size)
     assert len(node.pages) == num_pages, f"{len(node.tokens)} tokens in {len(node.pages)} pages"
     assert node.start % tree.page_size == 0, "a segment begins inside a page"
-    fresh = Segment(node.key, node.pages, node.start, len(node.tokens), node.num_computed)
-    assert all(kept is new or kept == new for kept, new in zip(node.segment, fresh, strict=True)), "stale segment"
+    _, pages, *rest = node.segment
+    is_fresh = pages is node.pages and rest == [node.start, len(node.tokens), node.num_computed]
+    assert is_fresh, "what the attention plan sees of a node is out of date"
     if node.parent is None:
         assert not node.tokens, "a root has tokens"
         assert node.children or node.num_locks, "an unused root is kept"

@@ -135,9 +135,9 @@ class CacheManager:
     # Named prefixes
 
     def note_prefix(self, cache: SequenceCache, name: str, num_tokens: int) -> None:
-        """Remember that the first `num_tokens` tokens of a sequence are the prefix `name`.
+        """Remember that the first `num_tokens` tokens of a sequence's prompt are the prefix `name`.
 
-        Only whole pages of a prompt are shared, so only these count: a prefix shorter than a page is not remembered.
+        Only the whole pages that it shares count: a prefix shorter than a page is not remembered.
         """
         end = min(num_tokens, cache.start) // self.page_size * self.page_size
         if end:
@@ -224,7 +224,7 @@ class CacheManager:
 
     def _lengthen(self, node: Node, tokens: Tokens, pages: list[int], num_computed: int) -> Node:
         """Go on with a path that the sequence holds: in its last node if nobody else can tell, else in a new one."""
-        if node.num_locks == 1 and not node.children and node.parent is not None:
+        if node.is_alone:
             self._tree.grow(node, tokens, pages)
             return node
         return self._tree.insert(node, tokens, pages, num_computed=num_computed, num_locks=1)
@@ -235,6 +235,9 @@ class CacheManager:
         Returns:
             The pages that are free then: duplicates, and those that were not used yet.
         """
+        if node.is_alone:
+            num_pages = self._num_pages(len(tokens))
+            return self._tree.rewrite(node, len(node.tokens), tokens, pages[:num_pages]) + pages[num_pages:]
         match = find_match(node, tokens, self.page_size)
         num_known = match.end - node.end
         rest = tokens[num_known:]

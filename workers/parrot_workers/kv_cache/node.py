@@ -131,6 +131,11 @@ class Node:
         return not self.num_locks and not self.children and self.parent is not None
 
     @property
+    def is_alone(self) -> bool:
+        """True if one sequence holds it and nothing hangs on it: nobody else notices when it grows."""
+        return self.num_locks == 1 and not self.children and self.parent is not None
+
+    @property
     def pinned_end(self) -> int:
         """Position up to which a pinned prefix covers it."""
         pinned = [min(note.end, self.end) for note in self.notes if note.is_pinned]

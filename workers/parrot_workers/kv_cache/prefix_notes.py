@@ -25,26 +25,32 @@ class PrefixNotes:
         self._pinned: frozenset[str] = frozenset()
         self._by_name: dict[str, dict[str, Note]] = {}  # name -> salt -> note
 
-    def note(self, name: str, end: int, node: Node) -> Node | None:
+    def note(self, name: str, end: int, node: Node) -> list[Node]:
         """Remember that `name` is the first `end` tokens of the path to `node`, which ends there or later.
 
         Returns:
-            The node where it ended before.
+            The nodes whose pins this may change.
         """
-        while node.parent is not None and node.start >= end:
+        while node.start >= end and node.parent is not None:
             node = node.parent
-        old = self._notes.get((name, node.salt))
-        if old is not None:
-            self._drop(old)
+        changed = [node]
+        former = self._notes.get((name, node.salt))
+        if former is not None:
+            changed.append(former.node)
+            self._drop(former)
         note = Note(name, end, node, name in self._pinned)
         node.notes.append(note)
         self._notes[name, node.salt] = note
         self._by_name.setdefault(name, {})[node.salt] = note
         self._forget_some()
-        return old.node if old is not None else None
+        return changed
 
     def pin(self, names: Iterable[str]) -> list[Node]:
-        """Replace the set of pinned names; tell the nodes that this may concern."""
+        """Replace the set of pinned names.
+
+        Returns:
+            The nodes whose pins this may change.
+        """
         before, self._pinned = self._pinned, frozenset(names)
         changed = [note for name in before ^ self._pinned for note in self._by_name.get(name, {}).values()]
         for note in changed:

@@ -207,10 +207,9 @@ class PrefixTree:
         return freed
 
     def note_prefix(self, name: str, end: int, node: Node) -> None:
-        """Remember that `name` is the first `end` tokens of the path to `node`, which a sequence holds."""
-        former = self.notes.note(name, end, node)
-        if former is not None:  # it may have lost its pin
-            self.evictable.offer(former)
+        """Remember that `name` is the first `end` tokens of the path to `node`."""
+        for changed in self.notes.note(name, end, node):
+            self.evictable.offer(changed)
 
     def pin(self, names: Iterable[str]) -> None:
         """Replace the set of prefixes that are evicted last."""
