@@ -23,6 +23,7 @@ class CoordinatorConfig:
         session_idle_s: A session without work is dropped from memory after this; its facts stay.
         max_batch: Most generations in one assignment.
         max_attempts: After so many lost attempts a generation is given up.
+        max_pins: Most prefixes that a worker is told to keep for unfinished tasks; 0 tells it none.
         assign_timeout_s: How long a worker may take to say that it has a batch.
     """
 
@@ -34,6 +35,7 @@ class CoordinatorConfig:
     session_idle_s: float = 300.0
     max_batch: int = 64
     max_attempts: int = 5
+    max_pins: int = 256
     assign_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -41,7 +43,7 @@ class CoordinatorConfig:
         for name in ("lease_s", "session_idle_s", "assign_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
-        for name in ("settle_s", "model_grace_s"):
+        for name in ("settle_s", "model_grace_s", "max_pins"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("max_batch", "max_attempts"):

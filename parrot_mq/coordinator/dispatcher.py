@@ -9,11 +9,13 @@ from parrot_mq.actors import Actor, ActorRef
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.ledger import Running, WorkerLedger
+from parrot_mq.coordinator.needs import PrefixNeeds
 from parrot_mq.coordinator.placement import FairQueue
 from parrot_mq.coordinator.protocol import (
     Dispatch,
     Done,
     Enqueue,
+    Expect,
     GenerationFailed,
     GiveBack,
     WorkerLost,
@@ -22,7 +24,15 @@ from parrot_mq.coordinator.protocol import (
 )
 from parrot_mq.coordinator.ready import Known, ReadyGeneration
 from parrot_mq.errors import ActorStopped, AskTimeout, GenerationAborted, ParrotError
-from parrot_mq.messages import Assign, Assigned, CancelGenerations, TaskAddress, WorkerStatus, worker_address
+from parrot_mq.messages import (
+    Assign,
+    Assigned,
+    CancelGenerations,
+    PinPrefixes,
+    TaskAddress,
+    WorkerStatus,
+    worker_address,
+)
 from parrot_mq.types import fresh_id
 
 __all__ = ["DispatcherActor"]
@@ -42,6 +52,7 @@ class DispatcherActor(Actor):
         self._config = config
         self._events = events
         self._queue = FairQueue()
+        self._needs = PrefixNeeds()
         self._sessions: dict[str, ActorRef] = {}
         self._workers: dict[str, WorkerLedger] = {}
         self._holders: dict[str, str] = {}
@@ -56,10 +67,12 @@ class DispatcherActor(Actor):
         match message:
             case Enqueue(generation=generation, session=session):
                 self._enqueue(generation, session)
+            case Expect(key=key, prefixes=prefixes):
+                self._needs.set(key, prefixes)
             case Done(keys=keys, producer=producer):
                 await self._forget(keys, producer)
             case WorkerReport(status=status):
-                self._report(status)
+                await self._report(status)
             case WorkerLost(worker=worker):
                 self._lose(worker)
             case GiveBack():
@@ -78,6 +91,7 @@ class DispatcherActor(Actor):
         if key in self._holders:
             return
         self._sessions[key] = session
+        self._needs.set(key, generation.prefix_hashes)
         for ledger in self._workers.values():
             if key in ledger.adopted:
                 ledger.adopted.remove(key)
@@ -90,6 +104,7 @@ class DispatcherActor(Actor):
         for key in keys:
             self._sessions.pop(key, None)
             self._queue.remove(key)
+            self._needs.remove(key)
             holder = self._release(key)
             if holder is not None and holder != producer:
                 unwanted.setdefault(holder, []).append(key)
@@ -118,6 +133,7 @@ class DispatcherActor(Actor):
     def _give_up(self, generation: ReadyGeneration, reason: ParrotError) -> None:
         attempts = generation.attempt
         error = GenerationAborted(f"given up after {attempts} attempts: {reason.message}", num_attempts=attempts)
+        self._needs.remove(generation.key)
         session = self._sessions.pop(generation.key, None)
         if session is not None:
             failed = GenerationFailed(generation.address.variable, error)
@@ -125,7 +141,7 @@ class DispatcherActor(Actor):
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def _report(self, status: WorkerStatus) -> None:
+    async def _report(self, status: WorkerStatus) -> None:
         ledger = self._workers.get(status.worker)
         if ledger is None:
             ledger = WorkerLedger(status, self.context.system.remote(worker_address(status.worker), answers=Assigned))
@@ -136,6 +152,7 @@ class DispatcherActor(Actor):
         ledger.is_suspended = False
         self._adopt(ledger)
         self._reconcile(ledger)
+        await self._pin(ledger)
 
     def _adopt(self, ledger: WorkerLedger) -> None:
         """Leave with a worker what it runs already."""
@@ -151,6 +168,18 @@ class DispatcherActor(Actor):
         if lost:
             reason = GenerationAborted(f"worker {ledger.worker!r} does not know of it", worker=ledger.worker)
             self._take_back(GiveBack(ledger.worker, lost, reason))
+
+    async def _pin(self, ledger: WorkerLedger) -> None:
+        """Tell a worker which prefixes to keep, if it keeps any and they have changed: at most once a heartbeat."""
+        if not ledger.can_pin:
+            ledger.pinned = None  # it begins anew
+            return
+        if not self._is_settled:
+            return
+        hashes = self._needs.most_needed(self._config.max_pins)
+        if ledger.pinned != (pinned := frozenset(hashes)):
+            ledger.pinned = pinned
+            await ledger.ref.tell(PinPrefixes(hashes=list(hashes)))
 
     def _lose(self, worker: str) -> None:
         ledger = self._workers.get(worker)

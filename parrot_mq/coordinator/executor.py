@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 from parrot_mq.actors import ActorRef
 from parrot_mq.coordinator.events import Events
+from parrot_mq.coordinator.expectations import Expectations
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import Done, Enqueue, SessionKey
@@ -34,6 +35,7 @@ class GraphExecutor:
         self._session = session
         self._knows_all = False  # every variable of the session that is set is among the values
         self._unsure: set[VariableId] = set()
+        self._expectations = Expectations(key, models, session)
         self.state = SessionState()
 
     async def open(self) -> None:
@@ -97,6 +99,9 @@ class GraphExecutor:
             await self._refuse(Refusal(task.address, sorted(task.unset), error))
             return
         self._events.submitted(task.address, task.record, nodes)
+        are_ready = {node.writes for node in ready}
+        for name in [node.writes for node in nodes if node.writes not in are_ready]:
+            await self._expectations.add(task.generations[name], task.record.model, state.values)
         for name in {name for node in nodes for name in node.reads}:
             if isinstance(value := state.values.get(name), ErrorInfo):
                 await self._spread(name, value)
@@ -150,6 +155,8 @@ class GraphExecutor:
         else:
             for node in state.graph.resolve(variable):
                 await self._place(node)
+            for node in state.graph.consumers(variable):
+                await self._expectations.extend(node.writes, state.values)
 
     async def _settle_output(self, variable: VariableId, value: Value, producer: str) -> None:
         state = self.state
@@ -160,6 +167,7 @@ class GraphExecutor:
             self._events.emit(task.address, "failed", variable=variable, error=value)
         state.graph.finish(variable)
         state.homeless.pop(variable, None)
+        await self._expectations.withdraw([variable])
         if (assignment := state.enqueued.pop(variable, None)) is not None:
             await assignment.dispatcher.tell(Done((assignment.key,), producer))
         task.unset.discard(variable)
@@ -209,6 +217,7 @@ class GraphExecutor:
         generation = self._to_ready(task, node, model)
         dispatcher = self._models.dispatcher(model)
         state.enqueued[node.writes] = Assignment(dispatcher, generation.key)
+        self._expectations.drop(node.writes)
         self._events.emit(task.address, "ready", variable=node.writes)
         await dispatcher.tell(Enqueue(generation, self._session))
 
@@ -221,6 +230,7 @@ class GraphExecutor:
         homeless, self.state.homeless = self.state.homeless, {}
         for node in homeless.values():
             await self._place(node)
+        await self._expectations.tell_untold()
 
     async def enqueue_again(self, dispatcher: ActorRef) -> None:
         """Hand over once more what a dispatcher had that has been restarted."""
@@ -228,8 +238,10 @@ class GraphExecutor:
         for name in there:
             if (node := self.state.graph.producer(name)) is not None:
                 await self._place(node)
+        await self._expectations.tell_again(dispatcher)
 
     async def withdraw_all(self) -> None:
         """Take back what dispatchers have; they stop it where it runs."""
         for assignment in self.state.enqueued.values():
             await assignment.dispatcher.tell(Done((assignment.key,)))
+        await self._expectations.withdraw_all()

@@ -36,6 +36,8 @@ class WorkerLedger:
     """Keys that it runs for an earlier coordinator, and that nobody has enqueued here yet."""
     is_suspended: bool = False
     """It gave work back or could not be reached; it gets no more before it is heard of again."""
+    pinned: frozenset[str] | None = None
+    """The prefixes that it was told to keep; None if it was told nothing since it began."""
 
     @property
     def worker(self) -> str:
@@ -48,6 +50,12 @@ class WorkerLedger:
         if self.status.state != "ready" or self.is_suspended:
             return 0
         return self.status.num_slots - len(self.running) - len(self.adopted)
+
+    @property
+    def can_pin(self) -> bool:
+        """Whether it keeps prefixes, as far as it has said."""
+        engine = self.status.engine
+        return self.status.state in ("ready", "draining") and engine is not None and engine.page_size > 0
 
     def find_lost(self, *, sent_before: float) -> tuple[str, ...]:
         """Keys that were sent in time and that the worker, by its own words, does not have.

@@ -20,6 +20,7 @@ __all__ = [
     "Enqueue",
     "EnqueueAgain",
     "EnterTasks",
+    "Expect",
     "ExpireTasks",
     "GenerationFailed",
     "GiveBack",
@@ -113,8 +114,19 @@ class Enqueue:
 
 
 @dataclass(frozen=True, slots=True)
+class Expect:
+    """A generation (by key) is not ready yet, but this is how its prompt begins. Once more when more of it is known."""
+
+    key: str
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """These outputs (by key) are set, by whom ever: forget them, and stop them where they still run."""
+    """These outputs (by key) are set, by whom ever: forget them, and stop them where they still run.
+
+    Also for what was only expected.
+    """
 
     keys: tuple[str, ...]
     producer: str = ""

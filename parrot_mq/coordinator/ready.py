@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from parrot_mq.messages import BlobRef, Generation, OutputSpec, PromptTask, TaskAddress, VariableAddress, VariableRef
+from parrot_mq.messages import (
+    BlobRef,
+    ErrorInfo,
+    Generation,
+    OutputSpec,
+    PromptTask,
+    TaskAddress,
+    Value,
+    VariableAddress,
+    VariableRef,
+)
 from parrot_mq.program import OutputPlan, Placeholder, Text, chain_digests, parse_template, plan_outputs, segment_digest
 from parrot_mq.types import Sampling, TaskId, VariableId
 
@@ -85,6 +95,22 @@ class PlannedGeneration:
     def writes(self) -> VariableId:
         """The variable it fills."""
         return VariableId(self.output.variable)
+
+    def known_prefixes(self, values: Mapping[VariableId, Value], *, after: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Hash of all content up to and including each of the leading segments that are known.
+
+        Args:
+            values: The variables that are set; those that failed are never known.
+            after: The first hashes, if they were found before.
+        """
+        return (*after, *chain_digests(self._known_digests(values, len(after)), after=after[-1] if after else ""))
+
+    def _known_digests(self, values: Mapping[VariableId, Value], begin: int) -> Iterator[bytes]:
+        for segment in self.segments[begin:]:
+            value = values.get(VariableId(segment.variable)) if isinstance(segment, VariableRef) else segment
+            if value is None or isinstance(value, ErrorInfo):
+                return
+            yield _digest(value)
 
     def to_ready(
         self, task: TaskAddress, model: str, deadline: float, values: Mapping[VariableId, Known]

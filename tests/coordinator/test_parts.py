@@ -32,6 +32,7 @@ from tests.coordinator.test_prefix_queue import _make as make_ready
         ("assign_timeout_s", 0, "assign_timeout_s must be above 0 seconds, got 0"),
         ("settle_s", -0.5, "settle_s must not be negative, got -0.5"),
         ("model_grace_s", -1, "model_grace_s must not be negative, got -1"),
+        ("max_pins", -1, "max_pins must not be negative, got -1"),
         ("max_batch", 0, "max_batch must be at least 1, got 0"),
         ("max_attempts", 0, "max_attempts must be at least 1, got 0"),
     ],

@@ -11,7 +11,7 @@ from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import plan_task
 from parrot_mq.coordinator.task import Refusal, Task, read_task
 from parrot_mq.errors import DuplicateProducer, MalformedMessage, TemplateError
-from parrot_mq.messages import BlobRef, PromptTask, TaskAddress, encode, encode_json
+from parrot_mq.messages import BlobRef, ErrorInfo, PromptTask, TaskAddress, Value, encode, encode_json
 from parrot_mq.program import prefix_hashes
 from parrot_mq.types import Sampling, SessionId, TaskId, TenantId, VariableId
 from tests.coordinator.programs import ref, task
@@ -46,6 +46,25 @@ def test_the_context_of_each_output_is_the_prefix_of_the_next() -> None:
     one = first.to_ready(ADDRESS, "m", 0, {})
     two = second.to_ready(ADDRESS, "m", 0, {VariableId("va"): "text"})
     assert two.prefix_hashes[: len(one.prefix_hashes)] == one.prefix_hashes
+
+
+def test_of_a_prompt_that_is_not_ready_the_beginning_is_known() -> None:
+    record = task("A{{x}}B{{y}}C{{out}}", reads={"x": ref("vx"), "y": ref("vy")})
+    (planned,) = plan_task(record)
+    values: dict[VariableId, Value] = {VariableId("vy"): "y"}
+    known = planned.known_prefixes(values)
+    assert list(known) == prefix_hashes(["A"])
+    assert planned.known_prefixes(values, after=known) == known
+    values[VariableId("vx")] = BlobRef(digest=hashlib.sha256(b"x").hexdigest(), size_bytes=1)
+    assert list(planned.known_prefixes(values, after=known)) == prefix_hashes(["A", "x", "B", "y", "C"])
+    assert planned.known_prefixes(values) == planned.known_prefixes(values, after=known)
+    ready = planned.to_ready(ADDRESS, "m", 0, {VariableId("vx"): "x", VariableId("vy"): "y"})
+    assert planned.known_prefixes(values) == ready.prefix_hashes
+
+
+def test_what_failed_is_never_part_of_a_known_beginning() -> None:
+    (planned,) = plan_task(task("{{x}} and{{out}}", reads={"x": ref("vx")}))
+    assert planned.known_prefixes({VariableId("vx"): ErrorInfo(code="internal", message="no")}) == ()
 
 
 def test_a_list_is_joined_by_its_separator_or_a_line_break() -> None:
