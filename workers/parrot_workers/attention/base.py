@@ -37,8 +37,7 @@ class AttentionBackend(Protocol):
             values: The layer's values, the same shape and dtype.
             scale: Factor of the scores.
             softcap: Scores s become softcap * tanh(s / softcap).
-            window: Tokens that a query sees, itself included. Such layers read `plan.flat`: a window is counted from
-                the end of the sequence, which an upper level does not know.
+            window: Tokens that a query sees, itself included; see `AttentionPlan.levels_for`.
 
         Returns:
             Shape [num_rows, num_qo_heads, head_dim], dtype of q.

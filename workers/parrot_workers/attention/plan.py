@@ -15,7 +15,7 @@ from parrot_workers.attention.level import Entry, Level, Piece, make_level
 from parrot_workers.attention.shared_nodes import SharedNode, choose_levels, find_nodes
 
 if TYPE_CHECKING:
-    from parrot_workers.kv_cache.manager import Segment
+    from parrot_workers.kv_cache import Segment
 
 __all__ = ["AttentionPlan", "Level", "PlanStatistics", "SequenceSpan", "build_plan"]
 
@@ -83,10 +83,22 @@ class AttentionPlan:
 
     @cached_property
     def flat(self) -> Level:
-        """Each sequence's whole path in one causal entry: for layers with a sliding window."""
+        """Each sequence's whole path in one causal entry."""
         if len(self.levels) == 1:
             return self.levels[0]
         return make_level([_own_entry(span, 0) for span in self._spans], page_size=self._page_size)
+
+    def levels_for(self, window: int | None) -> tuple[Level, ...]:
+        """The levels that a layer reads: all of them, unless some sequence is longer than the layer's window.
+
+        A window is counted from the end of a sequence. An upper level does not know where that is, so it cannot be cut.
+
+        Args:
+            window: Tokens that a query sees, itself included.
+        """
+        if window is None or all(span.end <= window for span in self._spans):
+            return self.levels
+        return (self.flat,)
 
     @property
     def statistics(self) -> PlanStatistics:
@@ -109,7 +121,7 @@ def build_plan(spans: Sequence[SequenceSpan], *, page_size: int, cost: CostModel
     """
     paths = [_readable(span) for span in spans]
     keys = [tuple([segment.key for segment in path]) for path in paths]
-    order = sorted(range(len(spans)), key=keys.__getitem__)
+    order = sorted(range(len(spans)), key=lambda index: (keys[index], spans[index].end))  # alike lengths side by side
     spans = [spans[index] for index in order]
     row_indptr = np.cumsum([0] + [span.end - span.begin for span in spans]).tolist()
     nodes = find_nodes([paths[index] for index in order], row_indptr)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from parrot_workers.attention.cost_model import CostModel
 
 if TYPE_CHECKING:
-    from parrot_workers.kv_cache.manager import Segment
+    from parrot_workers.kv_cache import Segment
 
 __all__ = ["SharedNode", "choose_levels", "find_nodes"]
 

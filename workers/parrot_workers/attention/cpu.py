@@ -1,0 +1,63 @@
+"""Attention on a CPU: what a plan reads is cut into calls of torch's blocked kernel, once per step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from parrot_workers.attention.cpu_calls import LayerInput
+from parrot_workers.attention.cpu_kernels import HAS_FLASH, Kernel, flash_kernel, matmul_kernel
+from parrot_workers.attention.cpu_units import cut_levels, cut_window
+from parrot_workers.attention.cpu_work import HeadShape, Work, Workspace, make_work
+from parrot_workers.attention.plan import AttentionPlan
+
+__all__ = ["CPUBackend"]
+
+
+class CPUBackend:
+    """Runs any plan on a CPU, in fp32, bf16 or fp16.
+
+    Args:
+        has_flash: Whether torch's blocked kernel may be used; without it, and with softcap, products of matrices are.
+    """
+
+    def __init__(self, *, has_flash: bool = HAS_FLASH) -> None:
+        self._has_flash = has_flash
+        self._workspace = Workspace()
+        self._plan: AttentionPlan | None = None
+        self._work: dict[tuple[HeadShape, int | None], Work] = {}
+
+    def plan(self, plan: AttentionPlan) -> None:
+        """Prepare for a step. The calls are made in the first layer of each shape, which tells its sizes."""
+        self._plan = plan
+        self._work.clear()
+
+    def run(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        scale: float,
+        softcap: float | None = None,
+        window: int | None = None,
+    ) -> Tensor:
+        """Attend over the paged cache, as `AttentionBackend.run` says; `keys` and `values` contiguous."""
+        shape = HeadShape(keys.shape[2], keys.shape[3], q.dtype)
+        work = self._work.get((shape, window))
+        if work is None:
+            work = self._work[shape, window] = self._make_work(shape, window)
+        layer = LayerInput(q=q.contiguous(), keys=keys, values=values, kernel=self._kernel(scale, softcap))
+        return work.run(layer).reshape(q.shape)
+
+    def _kernel(self, scale: float, softcap: float | None) -> Kernel:
+        return flash_kernel(scale) if self._has_flash and softcap is None else matmul_kernel(scale, softcap)
+
+    def _make_work(self, shape: HeadShape, window: int | None) -> Work:
+        plan = self._plan
+        assert plan is not None, "run before plan"
+        levels = plan.levels_for(window)
+        if window is not None and levels is not plan.levels:
+            rounds = cut_window(plan.flat, plan.slots, window=window, sizes=shape.sizes)
+        else:
+            rounds = cut_levels(levels, plan.slots, sizes=shape.sizes)
+        return make_work(rounds, shape, plan.num_rows, self._workspace)
