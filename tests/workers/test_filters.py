@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import transformers as untyped_transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parrot_workers.engine.filters import Filters, draw, filter_probs
+from parrot_workers.engine.filters import Filters, draw, weigh
 from parrot_workers.engine.random_numbers import seeds_array, uniforms
 from parrot_workers.engine.sampler import Sampler
 
@@ -47,7 +48,7 @@ def _expect(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 @given(seed=st.integers(0, 1000), samplings=st.lists(_samplings, min_size=1, max_size=5))
 def test_filters_keep_what_transformers_keeps(seed: int, samplings: list[Sampling]) -> None:
     logits = make_logits(seed, len(samplings))
-    kept = filter_probs(logits, _make_filters(samplings, 50))
+    kept = weigh(logits, _make_filters(samplings, 50))
     expected = torch.stack([_expect(row, sampling) for row, sampling in zip(logits, samplings, strict=True)])
     torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), expected)
 
@@ -59,7 +60,7 @@ def test_filters_keep_what_transformers_keeps(seed: int, samplings: list[Samplin
 def test_a_large_vocabulary_is_filtered_alike(seed: int, samplings: list[Sampling], scale: float) -> None:
     """Flat and peaked: top-p finds its tokens among the first candidates, or has to look at all."""
     logits = make_logits(seed, len(samplings), 3000) * scale
-    kept = filter_probs(logits, _make_filters(samplings, 3000))
+    kept = weigh(logits, _make_filters(samplings, 3000))
     expected = torch.stack([_expect(row, sampling) for row, sampling in zip(logits, samplings, strict=True)])
     torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), expected, rtol=1e-4, atol=1e-6)
 
@@ -67,23 +68,36 @@ def test_a_large_vocabulary_is_filtered_alike(seed: int, samplings: list[Samplin
 def test_tokens_of_equal_probability_stay_or_go_together() -> None:
     logits = torch.tensor([[2.0, 1.0, 1.0, 0.0]])
     for sampling in (Sampling(temperature=1.0, top_k=2), Sampling(temperature=1.0, top_p=0.7)):
-        assert (filter_probs(logits, _make_filters([sampling], 4)) > 0).tolist() == [[True, True, True, False]]
+        assert (weigh(logits, _make_filters([sampling], 4)) > 0).tolist() == [[True, True, True, False]]
 
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([1e-300, 1e-9, 1e-6]))
 def test_a_tiny_temperature_is_greedy(seed: int, temperature: float) -> None:
     logits = make_logits(seed, 2) * 100
-    probs = filter_probs(logits, _make_filters([Sampling(temperature=temperature)] * 2, 50))
-    assert draw(probs, torch.tensor([0.999, 0.001], dtype=torch.float64)).tolist() == logits.argmax(-1).tolist()
+    weights = weigh(logits, _make_filters([Sampling(temperature=temperature)] * 2, 50))
+    assert draw(weights, torch.tensor([0.999, 0.001], dtype=torch.float64)).tolist() == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("number", [0.0, 1.0 - 2.0**-53])
 @pytest.mark.parametrize("total", [1.0, 0.3, 7.0])
 def test_the_ends_of_the_unit_interval_draw_possible_tokens(number: float, total: float) -> None:
-    probs = torch.zeros(1, 1000)
-    probs[0, 10], probs[0, 20] = total / 3, total / 3 * 2
-    assert draw(probs, torch.tensor([number], dtype=torch.float64)).tolist() == [10 if number == 0.0 else 20]
+    weights = torch.zeros(1, 1000)
+    weights[0, 10], weights[0, 900] = total / 3, total / 3 * 2
+    assert draw(weights, torch.tensor([number], dtype=torch.float64)).tolist() == [10 if number == 0.0 else 900]
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.0, 1e-30, 1e-8, 0.3, 1.0]), min_size=1, max_size=600).filter(any),
+    number=st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_is_where_the_cumulative_distribution_passes_the_number(weights: list[float], number: float) -> None:
+    """Whichever block it lies in."""
+    [token] = draw(torch.tensor([weights]), torch.tensor([number], dtype=torch.float64)).tolist()
+    assert weights[token] > 0
+    target = number * math.fsum(weights)
+    assert math.fsum(weights[:token]) <= target * (1 + 1e-9) + 1e-30
+    assert math.fsum(weights[: token + 1]) >= target * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +113,9 @@ def test_draws_follow_the_probabilities(sampling: Sampling, kept: list[float]) -
     """Pearson's chi-square test over 20,000 positions of one seed."""
     num = 20_000
     logits = torch.tensor([0.4, 0.25, 0.2, 0.1, 0.05]).log().expand(num, -1)
-    probs = filter_probs(logits, _make_filters([sampling] * num, 5))
+    weights = weigh(logits, _make_filters([sampling] * num, 5))
     numbers = uniforms(seeds_array([7] * num), np.arange(num))
-    counts = torch.bincount(draw(probs, torch.from_numpy(numbers)), minlength=5)
+    counts = torch.bincount(draw(weights, torch.from_numpy(numbers)), minlength=5)
     expected = torch.tensor(kept, dtype=torch.float64) / sum(kept) * num
     assert (counts[expected == 0] == 0).all()
     is_possible = expected > 0

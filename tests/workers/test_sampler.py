@@ -81,6 +81,25 @@ def test_any_floating_dtype_is_taken_and_left_as_it_is(dtype: torch.dtype) -> No
     assert logits.tolist() == [[0.0, 60.0, 0.0]] * 3
 
 
+def test_the_host_reads_nothing_of_the_device() -> None:
+    """On a GPU that would wait for the model. Tensors of the device `meta` have no values, so reading one raises."""
+    samplings = [
+        Sampling(),
+        Sampling(temperature=1.0),
+        Sampling(temperature=1.0, top_k=5),
+        Sampling(temperature=1.0, top_p=0.9, min_p=0.1),
+        Sampling(repetition_penalty=1.1, frequency_penalty=0.5, logit_bias={3: 1.0}),
+        Sampling(min_tokens=4, logprobs=3),
+    ]
+    sampler = Sampler(vocab_size=50, eos_token_ids=[0], device="meta")
+    rows = [sampler.open(each, prompt_ids=[1, 2]) for each in samplings]
+    for chosen in (rows, rows[:1], rows[1:2], rows[:2], rows[2:3]):
+        logits = torch.empty(len(chosen), 50, device="meta")
+        sampled = sampler.sample(logits, sampler.rows(chosen), [2] * len(chosen))
+        assert (sampled.token_ids.shape, sampled.token_ids.dtype) == ((len(chosen),), torch.int64)
+        assert sampled.is_valid.shape == (len(chosen),)
+
+
 # -- minimum length --------------------------------------------------------------------------------------------------
 
 

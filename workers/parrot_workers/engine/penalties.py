@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+
+from parrot_workers.engine.transfer import to_device
 
 __all__ = ["Penalties", "TokenCounts", "penalize"]
 
@@ -18,12 +21,16 @@ class Penalties(NamedTuple):
         repetition: fp32; 1 changes nothing.
         presence: fp32; 0 changes nothing.
         frequency: fp32; 0 changes nothing.
+        has_repetition: Whether any row has a repetition penalty.
+        has_counted: Whether any row has a presence or frequency penalty.
     """
 
     slots: torch.Tensor
     repetition: torch.Tensor
     presence: torch.Tensor
     frequency: torch.Tensor
+    has_repetition: bool
+    has_counted: bool
 
 
 class TokenCounts:
@@ -53,7 +60,7 @@ class TokenCounts:
             self._grow()
         slot = self._free.pop()
         self._in_prompt[slot] = self._histogram(prompt_ids) > 0
-        self._in_output[slot] = self._histogram(output_ids).int()
+        self._in_output[slot] = self._histogram(output_ids)
         return slot
 
     def remove(self, slot: int) -> None:
@@ -81,9 +88,9 @@ class TokenCounts:
         self._free.extend(range(num_slots + num_more - 1, num_slots - 1, -1))
 
     def _histogram(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """How often each token occurs, shape [vocab_size], int64; counted on the host, since it has them."""
-        ids = torch.tensor(token_ids, dtype=torch.int64)
-        return torch.bincount(ids, minlength=self._in_output.shape[1]).to(self._in_output.device)
+        """How often each token occurs, shape [vocab_size], int32; counted on the host, since it has them."""
+        counts = np.bincount(np.array(token_ids, dtype=np.int64), minlength=self._in_output.shape[1])
+        return to_device(counts.astype(np.int32), self._in_output.device)
 
 
 def penalize(logits: torch.Tensor, penalties: Penalties, counts: TokenCounts) -> torch.Tensor:
@@ -103,8 +110,11 @@ def penalize(logits: torch.Tensor, penalties: Penalties, counts: TokenCounts) ->
     OpenAI API reference, `frequency_penalty` and `presence_penalty`; the order is that of vLLM `apply_penalties`.
     """
     in_output = counts.in_output(penalties.slots)
-    is_seen = counts.in_prompt(penalties.slots) | (in_output > 0)
-    factor = penalties.repetition[:, None]
-    logits = torch.where(is_seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
-    logits = logits - penalties.frequency[:, None] * in_output
-    return logits - penalties.presence[:, None] * (in_output > 0)
+    if penalties.has_repetition:
+        is_seen = counts.in_prompt(penalties.slots) | (in_output > 0)
+        factor = penalties.repetition[:, None]
+        logits = torch.where(is_seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
+    if penalties.has_counted:
+        logits = logits - penalties.frequency[:, None] * in_output
+        logits = logits - penalties.presence[:, None] * (in_output > 0)
+    return logits

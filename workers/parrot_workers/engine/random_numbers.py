@@ -7,18 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["seeds_array", "uniform", "uniforms"]
+__all__ = ["seeds_array", "uniforms"]
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the step of SplitMix64
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 UInt64Array = npt.NDArray[np.uint64]
-
-
-def uniform(seed: int, position: int) -> float:
-    """One number of `uniforms`."""
-    return float(uniforms(seeds_array([seed]), np.array([position]))[0])
 
 
 def uniforms(seeds: UInt64Array, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

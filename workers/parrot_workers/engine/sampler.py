@@ -14,14 +14,14 @@ import torch
 
 from parrot_mq.errors import ParrotError
 from parrot_mq.types import Sampling
-from parrot_workers.engine.filters import draw, filter_probs
+from parrot_workers.engine.filters import draw, weigh
 from parrot_workers.engine.logits_mask import LogitsMask
 from parrot_workers.engine.penalties import TokenCounts, penalize
 from parrot_workers.engine.sampled import Fault, LogprobTensors, Sampled
 from parrot_workers.engine.sampling_check import check_token_ids
 from parrot_workers.engine.sampling_rows import IntArray, SamplingRow, SamplingRows
 
-__all__ = ["Sampler", "sample"]
+__all__ = ["Sampler"]
 
 _LEAST_LOGPROB = -9999.0  # instead of -inf, which JSON cannot say; vLLM does the same
 
@@ -143,8 +143,8 @@ def _has_penalties(sampling: Sampling) -> bool:
 def _draw_rows(logits: torch.Tensor, token_ids: torch.Tensor, rows: SamplingRows, positions: IntArray) -> torch.Tensor:
     """Draw the tokens of rows that are not greedy. Returns: all rows' tokens."""
     is_all = len(rows.drawn) == len(rows)
-    probs = filter_probs((logits if is_all else logits[rows.drawn_index]).float(), rows.filters)
-    drawn = draw(probs, rows.uniforms(positions))
+    weights = weigh((logits if is_all else logits[rows.drawn_index]).float(), rows.filters)
+    drawn = draw(weights, rows.uniforms(positions))
     return drawn if is_all else token_ids.index_copy(0, rows.drawn_index, drawn)
 
 
@@ -154,22 +154,3 @@ def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor, rows: SamplingRows)
     chosen = logprobs.gather(-1, token_ids[rows.told_index][:, None])[:, 0]
     best = logprobs.topk(rows.num_alternatives, dim=-1)
     return LogprobTensors(chosen, best.indices, best.values)
-
-
-def sample(logits: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
-    """Choose the next token of each row, without penalties and constraints.
-
-    Args:
-        logits: Shape [num_rows, vocab_size]; no NaN.
-        samplings: Per row.
-        uniforms: Random number of each row.
-    """
-    rows = [SamplingRow(sampling=each, seed=0, ending_ids=(), mask=None, slot=None) for each in samplings]
-    batch = SamplingRows(rows, vocab_size=logits.shape[-1], device=logits.device)
-    token_ids = logits.argmax(dim=-1)
-    if batch.drawn:
-        probs = filter_probs(logits[batch.drawn_index].float(), batch.filters)
-        numbers = torch.tensor([uniforms[row] for row in batch.drawn], dtype=torch.float64, device=logits.device)
-        token_ids[batch.drawn_index] = draw(probs, numbers)
-    tokens: list[int] = token_ids.tolist()
-    return tokens

@@ -17,8 +17,9 @@ from parrot_workers.engine.filters import Filters
 from parrot_workers.engine.logits_mask import LogitsMask, num_mask_words
 from parrot_workers.engine.penalties import Penalties
 from parrot_workers.engine.random_numbers import seeds_array, uniforms
+from parrot_workers.engine.transfer import to_device
 
-__all__ = ["SamplingRow", "SamplingRows", "TokenBiases", "to_device"]
+__all__ = ["SamplingRow", "SamplingRows", "TokenBiases"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -87,7 +88,7 @@ class SamplingRows:
 
     def index(self, selected: Sequence[int]) -> torch.Tensor:
         """Row numbers as a tensor, shape [num_selected], int64."""
-        return self._tensor(selected, torch.int64)
+        return self._tensor(selected, np.int64)
 
     # -- drawn rows --------------------------------------------------------------------------------------------------
 
@@ -100,16 +101,18 @@ class SamplingRows:
     def filters(self) -> Filters:
         """How the drawn rows are filtered."""
         samplings = [self.rows[row].sampling for row in self.drawn]
-        top_k = [s.top_k if 0 < s.top_k < self._vocab_size else self._vocab_size for s in samplings]
-        limits = [k for k in top_k if k < self._vocab_size]
+        vocab_size = self._vocab_size
+        top_k = [s.top_k if 0 < s.top_k < vocab_size else vocab_size for s in samplings]
+        has_cut = any(s.top_p < 1.0 or k < vocab_size for s, k in zip(samplings, top_k, strict=True))
         return Filters(
-            temperature=self._tensor([s.temperature for s in samplings], torch.float32),
-            top_k=self._tensor(top_k, torch.int64),
-            top_p=self._tensor([s.top_p for s in samplings], torch.float64),
-            min_p=self._tensor([s.min_p for s in samplings], torch.float32),
-            max_top_k=max(limits, default=0),
-            is_cut=bool(limits) or any(s.top_p < 1.0 for s in samplings),
-            is_sorted=any(s.top_p < 1.0 and k == self._vocab_size for s, k in zip(samplings, top_k, strict=True)),
+            temperature=self._tensor([s.temperature for s in samplings], np.float32),
+            top_k=self._tensor(top_k, np.int64),
+            top_p=self._tensor([s.top_p for s in samplings], np.float32),
+            min_p=self._tensor([s.min_p for s in samplings], np.float32),
+            max_top_k=max((k for k in top_k if k < vocab_size), default=0),
+            has_threshold=has_cut or any(s.min_p > 0.0 for s in samplings),
+            has_cut=has_cut,
+            has_open_cut=any(s.top_p < 1.0 and k == vocab_size for s, k in zip(samplings, top_k, strict=True)),
         )
 
     def uniforms(self, positions: IntArray) -> torch.Tensor:
@@ -132,10 +135,12 @@ class SamplingRows:
         """Their penalties."""
         samplings = [self.rows[row].sampling for row in self.penalized]
         return Penalties(
-            slots=self._tensor([self.rows[row].slot for row in self.penalized], torch.int64),
-            repetition=self._tensor([s.repetition_penalty for s in samplings], torch.float32),
-            presence=self._tensor([s.presence_penalty for s in samplings], torch.float32),
-            frequency=self._tensor([s.frequency_penalty for s in samplings], torch.float32),
+            slots=self._tensor([self.rows[row].slot for row in self.penalized], np.int64),
+            repetition=self._tensor([s.repetition_penalty for s in samplings], np.float32),
+            presence=self._tensor([s.presence_penalty for s in samplings], np.float32),
+            frequency=self._tensor([s.frequency_penalty for s in samplings], np.float32),
+            has_repetition=any(s.repetition_penalty != 1.0 for s in samplings),
+            has_counted=any((s.presence_penalty, s.frequency_penalty) != (0.0, 0.0) for s in samplings),
         )
 
     @cached_property
@@ -145,7 +150,7 @@ class SamplingRows:
             return None
         places = [(i, *bias) for i, row in enumerate(self.rows) for bias in row.sampling.logit_bias.items()]
         rows, token_ids, values = zip(*places, strict=True)
-        return TokenBiases(self.index(rows), self.index(token_ids), self._tensor(values, torch.float32))
+        return TokenBiases(self.index(rows), self.index(token_ids), self._tensor(values, np.float32))
 
     def suppressed(self, positions: IntArray) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Places of tokens that may not end a text yet: rows and token ids, int64; none if there are none.
@@ -197,11 +202,5 @@ class SamplingRows:
     def _select(self, is_wanted: Callable[[SamplingRow], bool]) -> list[int]:
         return [number for number, row in enumerate(self.rows) if is_wanted(row)]
 
-    def _tensor(self, values: Sequence[int | float | None], dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype).to(self._device)
-
-
-def to_device(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """Copy to the device; the host does not wait for what the device is doing."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    def _tensor(self, values: Sequence[int | float | None], dtype: npt.DTypeLike) -> torch.Tensor:
+        return to_device(np.array(values, dtype=dtype), self._device)
