@@ -45,6 +45,7 @@ def _make_world() -> World:
     free = manager.acquire([1, 2, 3, 4, 5, 6, 7])
     assert free is not None
     manager.note_prefix(free.cache, "p", 4)
+    manager.mark_computed(free.cache, 7)
     manager.release(free.cache, [1, 2, 3, 4, 5, 6, 7])
     held = manager.acquire([1, 2, 3, 4, 8, 8, 8])
     half = manager.acquire([9, 9, 9, 9, 9, 9])

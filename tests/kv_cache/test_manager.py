@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 from parrot_workers import kv_cache
-from parrot_workers.kv_cache import OWN, Acquired, CacheManager, PageCopy
+from parrot_workers.kv_cache import OWN, Acquired, CacheManager, PageCopy, SequenceCache
 
 
 def _manager(num_pages: int = 100, *, is_sharing: bool = True) -> CacheManager:
@@ -20,10 +21,16 @@ def _acquire(manager: CacheManager, num_tokens: int, *, first: int = 0, salt: st
     return acquired
 
 
+def _leave(manager: CacheManager, cache: SequenceCache, tokens: Sequence[int]) -> None:
+    """A sequence ends; these tokens of it have been computed."""
+    manager.mark_computed(cache, len(tokens))
+    manager.release(cache, tokens)
+
+
 def _run(manager: CacheManager, num_tokens: int, *, first: int = 0, salt: str = "") -> None:
     """A sequence comes, is computed and goes."""
     cache = _acquire(manager, num_tokens, first=first, salt=salt).cache
-    manager.release(cache, range(first, first + num_tokens))
+    _leave(manager, cache, range(first, first + num_tokens))
 
 
 def test_sequences_of_one_step_share_what_is_not_computed_yet() -> None:
@@ -52,7 +59,7 @@ def test_when_a_sequence_leaves_half_way_another_goes_on() -> None:
 def test_when_the_last_one_leaves_half_way_what_is_computed_stays() -> None:
     manager = _manager()
     cache = _acquire(manager, 20).cache
-    manager.release(cache, range(6))
+    _leave(manager, cache, range(6))
     assert manager.statistics().num_cached_pages == 2
     assert _acquire(manager, 20).num_cached == 6
 
@@ -67,14 +74,15 @@ def test_the_last_token_of_a_prompt_is_always_computed(num_tokens: int) -> None:
 def test_tokens_inside_a_page_are_copied() -> None:
     """The page where two sequences diverge is not shared: each writes its own tokens there."""
     manager = _manager()
-    _run(manager, 11)
-    source = manager.segments(_acquire(manager, 9).cache)  # holds the first two pages
+    former = _acquire(manager, 11).cache
+    pages = [page for segment in manager.segments(former) for page in segment.pages.tolist()]
+    _leave(manager, former, range(11))
     acquired = manager.acquire([*range(10), 99, 98, 97])
     assert acquired is not None
-    segments = manager.segments(acquired.cache)
-    assert acquired.copies == [PageCopy(3, int(segments[1].pages[0]), 2)] or acquired.copies[0].num_tokens == 2
-    assert acquired.num_cached == 10
-    assert source[0].key == segments[0].key
+    shared, new, _ = manager.segments(acquired.cache)
+    assert shared.pages.tolist() == pages[:2]
+    assert acquired.copies == [PageCopy(source=pages[2], target=int(new.pages[0]), num_tokens=2)]
+    assert (acquired.num_cached, new.num_computed) == (10, 2)
 
 
 def test_the_rest_of_a_prompt_is_copied_to_the_sequences_own_page() -> None:
@@ -102,7 +110,7 @@ def test_what_two_sequences_have_both_generated_is_kept_once() -> None:
     caches = [_acquire(manager, 6).cache for _ in range(2)]
     for cache in caches:
         manager.extend(cache, 14)
-        manager.release(cache, range(14))
+        _leave(manager, cache, range(14))
     assert manager.statistics().num_cached_pages == 4
     manager.check_integrity()
 
@@ -121,7 +129,7 @@ def test_without_sharing_nothing_is_found_and_nothing_stays() -> None:
     assert [len(manager.segments(cache)) for cache in caches] == [1, 1]
     manager.check_integrity(caches)
     for cache in caches:
-        manager.release(cache, range(20))
+        _leave(manager, cache, range(20))
     statistics = manager.statistics()
     assert (statistics.num_free_pages, statistics.num_hit_tokens) == (99, 0)
     assert manager.resident() == []
@@ -135,7 +143,7 @@ def test_all_pages_of_a_prompt_are_taken_or_none() -> None:
     assert manager.acquire(range(50, 62)) is None
     assert manager.statistics() == before
     manager.check_integrity([cache])
-    manager.release(cache, range(12))
+    _leave(manager, cache, range(12))
     _acquire(manager, 12, first=50)
 
 
@@ -195,6 +203,15 @@ def test_a_growing_sequence_lies_side_by_side() -> None:
         assert pages == list(range(pages[0], pages[0] + 20))
 
 
+def test_what_was_not_marked_as_computed_is_not_kept() -> None:
+    """Tokens that a step was about to compute when their sequence was preempted."""
+    manager = _manager()
+    cache = _acquire(manager, 20).cache
+    manager.mark_computed(cache, 6)
+    manager.release(cache, range(20))
+    assert _acquire(manager, 20).num_cached == 6
+
+
 def test_a_released_sequence_cannot_be_released_again() -> None:
     manager = _manager()
     cache = _acquire(manager, 5).cache
@@ -229,7 +246,7 @@ def test_a_prefix_that_is_given_up_half_way_is_not_resident() -> None:
     cache = _acquire(manager, 20).cache
     manager.note_prefix(cache, "p", 16)
     manager.pin(["p"])
-    manager.release(cache, range(9))
+    _leave(manager, cache, range(9))
     assert manager.resident() == []
     assert manager.statistics().num_pinned_pages == 3
     manager.check_integrity()
@@ -239,7 +256,7 @@ def test_pinned_prefixes_are_evicted_last() -> None:
     manager = _manager(11)
     cache = _acquire(manager, 12).cache
     manager.note_prefix(cache, "p", 8)
-    manager.release(cache, range(12))
+    _leave(manager, cache, range(12))
     manager.pin(["p"])
     for first in (100, 200, 300, 400):
         _run(manager, 12, first=first)

@@ -121,14 +121,15 @@ class CacheManager:
 
         Args:
             cache: Not to be used any more.
-            tokens: The tokens of the sequence whose K/V are there, from its first one on.
+            tokens: The tokens of the sequence, from its first one on. Those whose K/V are there enter the tree: what
+                `mark_computed` has not been told of is not kept.
         """
         assert not cache.is_released, "a sequence is released twice"
         cache.is_released = True
-        self.mark_computed(cache, len(tokens))
         own: list[int] = cache.pages.tolist()
-        if self._is_sharing and len(tokens) > cache.start:
-            own = self._keep(cache.node, tuple(tokens[cache.start :]), own)
+        num_computed = min(len(tokens), self.num_computed(cache))
+        if self._is_sharing and num_computed > cache.start:
+            own = self._keep(cache.node, tuple(tokens[cache.start : num_computed]), own)
         self._allocator.free(own)
         self._allocator.free(self._tree.unlock(cache.node))
 
