@@ -44,7 +44,7 @@ def test_a_checkpoint_is_loaded_for_serving(folder: Path) -> None:
     assert model.max_context_tokens == 512
     assert model.vocab_size == 264
     assert model.eos_token_ids == {257}
-    assert not model.has_sliding_window
+    assert [layer.window for layer in model.layers] == [None, None]
     assert not model.model.training
     assert model.model.dtype == torch.float32
     assert model.device == torch.device("cpu")
@@ -53,7 +53,7 @@ def test_a_checkpoint_is_loaded_for_serving(folder: Path) -> None:
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])
 def test_a_sliding_window_is_seen(loaded: Callable[[str], LoadedModel], family: str) -> None:
-    assert loaded(family).has_sliding_window
+    assert 24 in [layer.window for layer in loaded(family).layers]
 
 
 def test_a_dtype_is_taken_by_name(folder: Path) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parrot_mq.errors import EngineFailure
-from parrot_workers.models.extra import import_extra
 from parrot_workers.models.paged import LayerSpec
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class LoadedModel:
         max_context_tokens: Most tokens of prompt and output together.
         vocab_size: Token ids are below this.
         layers: Attention of each layer.
-        has_sliding_window: True if some layer sees only the last tokens.
+        num_parameters: Weights of the checkpoint, tied ones once.
     """
 
     model: Any
@@ -37,7 +36,7 @@ class LoadedModel:
     max_context_tokens: int
     vocab_size: int
     layers: tuple[LayerSpec, ...]
-    has_sliding_window: bool
+    num_parameters: int
 
     @property
     def device(self) -> torch.device:
@@ -49,11 +48,6 @@ class LoadedModel:
         """Type of weights, keys and values."""
         dtype: torch.dtype = self.model.dtype
         return dtype
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the model, tied ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def encode(self, text: str) -> list[int]:
         """Tokenize a whole prompt exactly as `tokenizer(text)` does. An empty prompt is the token that begins a text.
@@ -92,10 +86,6 @@ class LoadedModel:
         """Text of tokens; special ones have none."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-    def make_cache(self) -> Any:
-        """An empty `DynamicCache` whose layers fit the model."""
-        return import_extra("transformers").DynamicCache(config=self.model.config)
 
 
 def _growing(offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:

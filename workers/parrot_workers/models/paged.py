@@ -9,7 +9,7 @@ Source: transformers, documentation page "Attention Interface".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from parrot_workers.models.extra import import_extra
@@ -21,10 +21,23 @@ if TYPE_CHECKING:
     from parrot_workers.kv_cache.pool import KVPool
     from parrot_workers.models.loaded_model import LoadedModel
 
-__all__ = ["ATTENTION", "ForwardContext", "LayerPass", "LayerSpec", "attend", "forward", "use_paged_attention"]
+__all__ = [
+    "ATTENTION",
+    "ForwardContext",
+    "LayerPass",
+    "LayerSpec",
+    "attend",
+    "forward",
+    "run_model",
+    "use_paged_attention",
+]
 
 ATTENTION = "parrot_paged"
 """Name of our attention among those of transformers."""
+
+
+class Unsupported(Exception):
+    """A model cannot run over the paged cache. The text goes on from "its architecture"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +99,17 @@ class ForwardContext:
 
 @dataclass(slots=True)
 class LayerPass:
-    """What `forward` hands through transformers to every layer."""
+    """What `forward` hands through transformers to every layer.
+
+    Attributes:
+        context: Pool, backend and slots of the step.
+        layers: Attention of each layer.
+        rotations: What lean layers make of position embeddings, by id of the cosines; made once for all of them.
+    """
 
     context: ForwardContext
     layers: tuple[LayerSpec, ...]
+    rotations: dict[int, Any] = field(default_factory=dict)
 
 
 def forward(
@@ -111,17 +131,27 @@ def forward(
     Returns:
         Logits of these rows, shape [num_logits, vocab_size], the model's dtype.
     """
+    return run_model(model.model, model.layers, input_ids, positions, logit_rows, context)
+
+
+def run_model(
+    model: Any,
+    layers: tuple[LayerSpec, ...],
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    logit_rows: torch.Tensor,
+    context: ForwardContext,
+) -> torch.Tensor:
+    """As `forward`, for a model of transformers that calls `attend`, and the attention of its layers."""
     import torch
 
-    if model.model.config._attn_implementation != ATTENTION:
-        use_paged_attention(model.model)
     with torch.inference_mode():
-        output = model.model(
+        output = model(
             input_ids=input_ids[None],
             position_ids=positions[None],
             use_cache=False,
             logits_to_keep=logit_rows,
-            parrot=LayerPass(context, model.layers),
+            parrot=LayerPass(context, layers),
         )
     logits: torch.Tensor = output.logits[0]
     return logits

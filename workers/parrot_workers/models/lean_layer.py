@@ -1,0 +1,193 @@
+"""Decoder layers with few operations: joint projections, norms in one operation, one rotation for queries and keys.
+
+They compute what transformers' modules compute, up to rounding. A step of few tokens is bound by the number of
+operations and of Python calls on a GPU without graphs and for small models on a CPU, and by the number of kernels in a
+graph. Nothing here waits for a device, and all shapes follow from the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from parrot_workers.models.paged import LayerPass, LayerSpec
+
+__all__ = ["Attention", "ForeignMlp", "GatedMlp", "HeadNorm", "JointNorm", "LeanLayer", "RmsNorm"]
+
+Rotation: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and signed sines of the rows' positions, both shape [num_rows, 1, head_dim]."""
+
+
+def _rotation(parrot: LayerPass, position_embeddings: tuple[Tensor, Tensor]) -> Rotation:
+    """Put the sign into the sines, once for all layers: `[-x2, x1] * sin` is `[x2, x1] * [-sin, sin]`.
+
+    Args:
+        parrot: The forward pass.
+        position_embeddings: Cosines and sines as transformers gives them, both shape [1, num_rows, head_dim].
+    """
+    cos, sin = position_embeddings
+    rotation: Rotation | None = parrot.rotations.get(id(cos))
+    if rotation is None:
+        half = sin.shape[-1] // 2
+        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        rotation = parrot.rotations[id(cos)] = cos[0, :, None], signed[:, None]
+    return rotation
+
+
+class RmsNorm(nn.Module):
+    """Root mean square norm over the last dimension; computes in float32 as transformers does."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.eps = eps
+        self._shape = tuple(weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self._shape, self.weight, self.eps)
+
+
+class HeadNorm(nn.Module):
+    """Root mean square norm of each head of queries and keys, with a weight for each of the two."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)  # [num_qo_heads + num_kv_heads, head_dim]
+        self.eps = eps
+        self._shape = tuple(weight.shape[-1:])
+
+    def forward(self, qk: Tensor) -> Tensor:
+        return functional.rms_norm(qk, self._shape, None, self.eps).mul_(self.weight)
+
+
+class JointNorm(nn.Module):
+    """Norm over all queries of a row, and one over all its keys."""
+
+    def __init__(self, q_norm: nn.Module, k_norm: nn.Module, num_qo_heads: int) -> None:
+        super().__init__()
+        self.q_norm, self.k_norm = q_norm, k_norm
+        self._num_qo = num_qo_heads
+
+    def forward(self, qk: Tensor) -> Tensor:
+        q, k = qk[:, : self._num_qo].flatten(1), qk[:, self._num_qo :].flatten(1)
+        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=-1).view(qk.shape)
+
+
+class Attention(nn.Module):
+    """Projections, rotation, and the paged attention between them.
+
+    Args:
+        layer: Index of the layer.
+        spec: Its attention.
+        qkv_proj: Queries, keys and values in one.
+        o_proj: Output.
+        head_norm: Norm of queries and keys [num_rows, num_heads, head_dim] before the rotation, if any.
+
+    Attributes:
+        is_rotated: False for a layer that knows no positions.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: int,
+        spec: LayerSpec,
+        qkv_proj: nn.Module,
+        o_proj: nn.Module,
+        head_norm: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.qkv_proj, self.o_proj, self.head_norm = qkv_proj, o_proj, head_norm
+        self.is_rotated = True
+        self._layer = layer
+        self._num_qo, self._num_qk = spec.num_qo_heads, spec.num_qo_heads + spec.num_kv_heads
+        self._shape = (-1, self._num_qk + spec.num_kv_heads, spec.head_dim)
+        self._half = spec.head_dim // 2
+
+    def forward(self, x: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor:
+        qkv = self.qkv_proj(x).view(self._shape)
+        qk, v = qkv[:, : self._num_qk], qkv[:, self._num_qk :]
+        if self.head_norm is not None:
+            qk = self.head_norm(qk)
+        if rotation is not None and self.is_rotated:
+            cos, sin = rotation
+            qk = torch.addcmul(qk * cos, qk.roll(self._half, -1), sin)
+        q, k = qk[:, : self._num_qo], qk[:, self._num_qo :]
+        out = parrot.context.attend(self._layer, parrot.layers[self._layer], q, k, v)
+        result: Tensor = self.o_proj(out.flatten(1))
+        return result
+
+
+class GatedMlp(nn.Module):
+    """`down(activation(gate(x)) * up(x))`, gate and up in one projection."""
+
+    def __init__(self, gate_up_proj: nn.Module, down_proj: nn.Module, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
+        self._activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, -1)
+        result: Tensor = self.down_proj(self._activation(gate).mul_(up))
+        return result
+
+
+class ForeignMlp(nn.Module):
+    """An MLP of transformers, which wants [1, num_rows, hidden_size]: a mixture of experts, or one without a gate."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.mlp(x[None])[0]
+        return result
+
+
+class LeanLayer(nn.Module):
+    """A decoder layer: `x + attention(x)`, then `x + mlp(x)`, each with a norm before it, after it, or both.
+
+    Args:
+        attention: Takes and gives [num_rows, hidden_size].
+        mlp: Takes and gives [num_rows, hidden_size].
+        norms: Before attention, after it, before the MLP, after it; none where there is none.
+        residual_scale: What attention and MLP give is multiplied by this before it is added.
+    """
+
+    def __init__(
+        self,
+        *,
+        attention: Attention,
+        mlp: nn.Module,
+        norms: tuple[nn.Module | None, nn.Module | None, nn.Module | None, nn.Module | None],
+        residual_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.attention, self.mlp = attention, mlp
+        self.before_attention, self.after_attention, self.before_mlp, self.after_mlp = norms
+        self._residual_scale = residual_scale
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        parrot: LayerPass,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """As transformers calls it. `hidden_states`: shape [1, num_rows, hidden_size], as is the result."""
+        x = hidden_states[0]
+        rotation = _rotation(parrot, position_embeddings) if position_embeddings is not None else None
+        h = x if self.before_attention is None else self.before_attention(x)
+        h = self.attention(h, rotation, parrot)
+        x = self._add(x, h if self.after_attention is None else self.after_attention(h))
+        h = self.mlp(x if self.before_mlp is None else self.before_mlp(x))
+        return self._add(x, h if self.after_mlp is None else self.after_mlp(h))[None]
+
+    def _add(self, x: Tensor, h: Tensor) -> Tensor:
+        return x + h if self._residual_scale == 1.0 else torch.add(x, h, alpha=self._residual_scale)

@@ -1,0 +1,36 @@
+"""From a model of transformers to one that runs over the paged cache, proven at each turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parrot_workers.models.fusing import fuse_layers
+from parrot_workers.models.paged import LayerSpec, use_paged_attention
+from parrot_workers.models.probe import check_reading, learn_layers
+from parrot_workers.models.progress import Report
+from parrot_workers.models.trial import Trial
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    model: Any, vocab_size: int, max_context_tokens: int, *, is_fused: bool, report: Report
+) -> tuple[LayerSpec, ...]:
+    """Learn how a model attends, give it our attention, and replace its layers by lean ones.
+
+    Returns:
+        Attention of each layer.
+
+    Raises:
+        Unsupported: The model cannot run over the paged cache.
+    """
+    report("probe", 0.0)
+    trial = Trial(vocab_size, model.device)
+    layers, logits = learn_layers(model, trial, max_context_tokens)
+    use_paged_attention(model)
+    check_reading(model, layers, trial, logits)
+    if is_fused:
+        report("fuse layers", 0.0)
+        fuse_layers(model, layers, trial)
+        check_reading(model, layers, trial, logits)
+    return layers
