@@ -14,6 +14,7 @@ from parrot_workers.models import load_model
 from parrot_workers.tiny_model import checkpoint_path
 
 from parrot_mq.errors import CheckpointError
+from tests.workers.checkpoints import load_plain
 from tests.workers.driving import check_story, ends, make_request, run
 
 
@@ -42,7 +43,7 @@ async def test_a_bad_checkpoint_reaches_who_starts_the_thread(tmp_path: Path) ->
 @pytest.mark.skipif(not (checkpoint_path() / "config.json").exists(), reason="the tiny model is not trained yet")
 def test_the_tiny_model_answers_as_generate_does() -> None:
     """Several questions about one document, stopped at the end of the line."""
-    model = load_model(checkpoint_path())
+    model, plain = load_model(checkpoint_path()), load_plain(checkpoint_path())
     document = "name: parrot\ncolour: green\nage: 42\nfood: seeds and fruit\n\n"
     prompts = [f"{document}What is the {field}?\nAnswer: " for field in ("name", "colour", "age", "food")]
     config = WorkerConfig(model_path=checkpoint_path(), device="cpu")
@@ -51,7 +52,7 @@ def test_the_tiny_model_answers_as_generate_does() -> None:
     assert engine.statistics().num_shared_tokens >= 3 * len(document)
     for prompt in prompts:
         end, input_ids = found[prompt], torch.tensor([model.encode(prompt)])
-        output = model.model.generate(
+        output = plain.generate(
             input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=24, do_sample=False, pad_token_id=0
         )
         assert isinstance(end, Finished)
