@@ -39,7 +39,8 @@ class CacheManager:
         self._is_sharing = is_sharing
         self._allocator = PageAllocator(num_pages)
         self._tree = PrefixTree(page_size)
-        self._num_spare_pages = num_pages // 16  # evicted together with what is needed, see `PrefixTree.evict`
+        # Evicted together with what is needed, see `PrefixTree.evict`; not so many that a step has to wait for it.
+        self._num_spare_pages = min(num_pages // 16, 512)
         self._num_lookup_tokens = 0
         self._num_hit_tokens = 0
         self._num_copied_tokens = 0
