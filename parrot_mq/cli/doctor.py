@@ -17,6 +17,7 @@ from parrot_mq.bus.streams import MIN_SERVER_VERSION, SUBJECTS, check_version
 from parrot_mq.cli.options import Servers, bus_config
 from parrot_mq.cli.process import run_async
 from parrot_mq.cli.stack import ask_registry
+from parrot_mq.cli.workers import describe_worker
 from parrot_mq.errors import ParrotError, ServerStartFailed, ServerTooOld
 from parrot_mq.messages import ServiceReport
 from parrot_mq.observability import configure_logging
@@ -102,6 +103,8 @@ async def _check_service(bus: NatsBus, servers: str) -> AsyncIterator[Check]:
     yield Check("coordinator", report is not None, "answers" if report else "nobody answers", remedy)
     if report is not None:
         yield _check_workers(report)
+        for worker in report.workers:
+            yield Check(worker.worker, worker.state == "ready", describe_worker(worker), is_needed=False)
 
 
 def _check_version(version: str) -> Check:

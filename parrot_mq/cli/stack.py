@@ -133,8 +133,14 @@ def _is_ready(report: ServiceReport | None, options: StackOptions, progress: Pro
     if report is None:
         return False
     num_ready = sum(worker.state == "ready" for worker in report.workers)
-    progress(f"loading the model ({num_ready} of {options.num_workers} workers ready)")
+    progress(f"loading the model ({num_ready} of {options.num_workers} workers ready){_slowest(report)}")
     return num_ready >= options.num_workers
+
+
+def _slowest(report: ServiceReport) -> str:
+    """What a worker that still loads is doing."""
+    loading = [worker.loading for worker in report.workers if worker.loading is not None]
+    return f": {loading[0].stage} {loading[0].fraction:.0%}" if loading else ""
 
 
 async def ask_registry(system: ActorSystem, timeout_s: float = 2.0) -> ServiceReport | None:

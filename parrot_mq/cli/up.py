@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from parrot_mq.cli.options import LogLevel
 from parrot_mq.cli.process import run_async, stop_signal
@@ -74,6 +75,6 @@ async def _serve(options: StackOptions, console: Console) -> None:
 async def open_stack_visibly(options: StackOptions, console: Console) -> AsyncIterator[Stack]:
     """`open_stack`, with what it waits for shown on the terminal."""
     with console.status("starting") as status:
-        async with open_stack(options, status.update) as stack:
+        async with open_stack(options, lambda words: status.update(escape(words))) as stack:
             status.stop()
             yield stack

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from typing import Literal, TextIO
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
@@ -23,7 +24,7 @@ def configure_logging(level: str = "info", fmt: LogFormat = "auto", *, stream: T
     Args:
         level: The least that is written: debug, info, warning or error.
         fmt: `pretty` for people, `json` for machines, `auto` for what fits `stream`.
-        stream: Where to write; stderr if None.
+        stream: Where to write; if None, what `sys.stderr` is at each line, so that a progress bar can take it over.
 
     Raises:
         ConfigurationError: `level` or `fmt` is none of these.
@@ -32,7 +33,7 @@ def configure_logging(level: str = "info", fmt: LogFormat = "auto", *, stream: T
         raise ConfigurationError(f"the log level is one of {', '.join(LEVELS)}, not {level!r}")
     if fmt not in ("auto", "pretty", "json"):
         raise ConfigurationError(f"the log format is one of auto, pretty, json, not {fmt!r}")
-    target = stream if stream is not None else sys.stderr
+    target = stream if stream is not None else cast(TextIO, _Stderr())
     threshold = logging.getLevelNamesMapping()[level.upper()]
     is_pretty = fmt == "pretty" or (fmt == "auto" and target.isatty())
     renderers = _renderers(is_pretty=is_pretty, has_colors=target.isatty())
@@ -57,6 +58,19 @@ def is_debug() -> bool:
         return False
     logger: FilteringBoundLogger = structlog.get_logger()
     return bool(logger.is_enabled_for(logging.DEBUG))
+
+
+class _Stderr(io.TextIOBase):
+    """Writes to what `sys.stderr` is now."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 _SHARED: list[Processor] = [

@@ -58,6 +58,19 @@ def test_logs_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert "thing_happened" in captured.err
 
 
+def test_whoever_takes_stderr_over_gets_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a progress bar does, for as long as it is shown."""
+    configure_logging("info", "json")
+    taken_over = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", taken_over)
+        get_logger("test").info("thing_happened")
+        logging.getLogger("nats").warning("lost connection")
+    get_logger("test").info("thing_happened_later")
+    events = [json.loads(line)["event"] for line in taken_over.getvalue().splitlines()]
+    assert events == ["thing_happened", "lost connection"]
+
+
 def test_events_below_the_level_are_left_out() -> None:
     stream = io.StringIO()
     configure_logging("warning", "json", stream=stream)

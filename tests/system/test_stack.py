@@ -199,6 +199,7 @@ def test_doctor_finds_a_running_service_well(up: subprocess.Popen[str]) -> None:
     for line in ("server", "version", "JetStream", "streams", "clocks", "coordinator", "workers"):
         assert re.search(rf"^ok +{line}", result.stdout, re.MULTILINE), result.stdout
     assert "1 of 1 ready, 64 slots, models: tiny" in result.stdout
+    assert re.search(r"^ok +worker-0 +tiny, ready, 0 of 64 slots in use", result.stdout, re.MULTILINE), result.stdout
 
 
 def test_set_and_get_need_no_other_tool(up: subprocess.Popen[str]) -> None:
@@ -264,7 +265,9 @@ def test_a_file_that_the_demo_cannot_use_is_refused_with_its_line(tmp_path: Path
     _assert_fails(_parrot_mq("demo", str(tmp_path / "none.txt")), "No such file")
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "run", "coordinator", "worker", "set", "get", "watch", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["up", "demo", "run", "coordinator", "worker", "workers", "set", "get", "watch", "doctor"]
+)
 def test_every_command_teaches_its_use(command: str) -> None:
     result = _parrot_mq(command, "--help")
     assert result.returncode == 0

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parrot_mq.actors import ActorSystem, RestartPolicy
-from parrot_mq.bus import BusConfig, open_bus
+from parrot_mq.actors import ActorRef, ActorSystem, RestartPolicy
+from parrot_mq.bus import Bus, BusConfig, open_bus
 from parrot_mq.cli.options import LogLevel, Servers, bus_config
 from parrot_mq.cli.process import exit_with_parent, run_async, stop_signal
+from parrot_mq.messages import LoadProgress
 from parrot_mq.observability import configure_logging
+from parrot_mq.tasks import task_group
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import create_engine
+from parrot_workers.loading_bar import loading_bar
 from parrot_workers.tiny_model import checkpoint_path
 from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
 
@@ -61,7 +66,7 @@ async def _run(servers: str, settings: dict[str, object]) -> None:
 
 
 async def serve(bus_settings: BusConfig, config: WorkerConfig) -> None:
-    """Run a worker until SIGTERM or SIGINT, then drain it.
+    """Run a worker until SIGTERM or SIGINT, then drain it; one that still loads is stopped as soon as it can be.
 
     Raises:
         CheckpointError: The model cannot be loaded.
@@ -71,13 +76,28 @@ async def serve(bus_settings: BusConfig, config: WorkerConfig) -> None:
     exit_with_parent()
     async with open_bus(bus_settings) as bus, ActorSystem(config.worker_id, bus=bus) as system:
         with stop_signal() as stop:
-            actor = await system.spawn(
-                lambda: WorkerActor(bus, config, partial(create_engine, config)),
-                name="worker",
-                restart=RestartPolicy.TRANSIENT,
-                stop_timeout_s=config.drain_s + 5,
-                accepts=ACCEPTS,
-            )
+            with loading_bar() as show:
+                actor = await _start(system, lambda: _make_actor(bus, config, show), config.drain_s + 5, stop)
             await stop.wait()
-        await actor.tell(Drain())
-        await actor.wait_stopped()
+        if actor is not None:
+            await actor.tell(Drain())
+            await actor.wait_stopped()
+
+
+def _make_actor(bus: Bus, config: WorkerConfig, show: Callable[[LoadProgress], None]) -> WorkerActor:
+    return WorkerActor(bus, config, partial(create_engine, config), on_progress=show)
+
+
+async def _start(
+    system: ActorSystem, make: Callable[[], WorkerActor], stop_timeout_s: float, stop: asyncio.Event
+) -> ActorRef | None:
+    """Start the worker; None if it was stopped while it loaded."""
+    async with task_group() as group:
+        spawning = system.spawn(
+            make, name="worker", restart=RestartPolicy.TRANSIENT, stop_timeout_s=stop_timeout_s, accepts=ACCEPTS
+        )
+        starting, stopping = group.create_task(spawning, name="start"), group.create_task(stop.wait(), name="stop")
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
+        stopping.cancel()
+    return None if starting.cancelled() else starting.result()
