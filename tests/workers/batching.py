@@ -48,9 +48,13 @@ class PagesOfTokens:
             source, target = copy.source * PAGE_SIZE, copy.target * PAGE_SIZE
             for offset in range(copy.num_tokens):
                 self._slots[target + offset] = self._slots[source + offset]
+        written: set[int] = set()
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             for position in range(span.begin, span.end):
-                self._slots[_slot(span, position)] = (position, _token(sequence, position))
+                slot = _slot(span, position)
+                assert slot not in written, f"{sequence.key} computes {position}, which the step computes already"
+                written.add(slot)
+                self._slots[slot] = (position, _token(sequence, position))
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             for position in range(span.end):
                 held = self._slots.get(_slot(span, position))

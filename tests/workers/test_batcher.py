@@ -30,6 +30,14 @@ def test_a_prefix_is_computed_once_by_those_that_come_together() -> None:
     assert simulation.batcher.num_running == 8
 
 
+def test_a_prefix_that_the_second_prompt_reveals_is_computed_once() -> None:
+    """The first prompt is one segment until the second parts from it, inside a page, in the middle of the step."""
+    simulation = Simulation(max_step_tokens=200)
+    _submit(simulation, [[*_PREFIX, *[i] * 10] for i in range(4)])
+    step = simulation.step()
+    assert [span.end - span.begin for span in step.spans] == [42, 10, 10, 10]
+
+
 def test_a_later_prompt_meets_what_is_cached() -> None:
     simulation = Simulation(max_step_tokens=100)
     _submit(simulation, [[*_PREFIX, 1]])

@@ -75,7 +75,9 @@ class Batcher:
         self._num_steps = 0
         self._num_read_tokens = 0
         self._copies: list[PageCopy] = []  # for the next step that has rows
-        self._covered: dict[int, int] = {}  # segment -> position before which it is computed by the step in the making
+        # Shared page -> position before which the step in the making computes it. By page, for a later prompt of the step
+        # may split a segment.
+        self._covered: dict[int, int] = {}
 
     @property
     def running(self) -> Iterable[Sequence]:
@@ -188,10 +190,9 @@ class Batcher:
         """Position of the first token that neither is computed nor will be by this step."""
         assert sequence.cache is not None
         for segment in self._cache.segments(sequence.cache):
-            done = segment.start + segment.num_computed
             if segment.key == OWN:
-                return max(done, sequence.num_computed)
-            done = max(done, self._covered.get(segment.key, 0))
+                return max(segment.start + segment.num_computed, sequence.num_computed)
+            done = self._covered_end(segment)
             if done < segment.start + segment.num_tokens:
                 return done
         raise AssertionError("the last segment of a sequence is its own")
@@ -217,8 +218,26 @@ class Batcher:
         sequence.num_own_prompt_tokens += max(0, min(end, len(sequence.state.prompt_ids)) - span.begin)
 
     def _cover(self, segment: Segment, end: int) -> None:
-        if segment.key != OWN and segment.num_computed < segment.num_tokens and segment.start < end:
-            self._covered[segment.key] = min(end, segment.start + segment.num_tokens)
+        """Note what the step computes of a shared segment: its tokens before position `end`."""
+        if segment.key == OWN or segment.num_computed == segment.num_tokens:
+            return
+        page_size = self._cache.page_size
+        last = -(-(min(end, segment.start + segment.num_tokens) - segment.start) // page_size)
+        for index in range(segment.num_computed // page_size, last):
+            page_end = segment.start + (index + 1) * page_size
+            self._covered[int(segment.pages[index])] = min(end, page_end)
+
+    def _covered_end(self, segment: Segment) -> int:
+        """Position before which a shared segment is computed, or will be by this step."""
+        end = segment.start + segment.num_tokens
+        if segment.num_computed == segment.num_tokens or self._covered.get(int(segment.pages[-1])) == end:
+            return end
+        done = segment.start + segment.num_computed
+        for page in segment.pages[segment.num_computed // self._cache.page_size :]:
+            if (page_end := self._covered.get(int(page))) is None:
+                break
+            done = page_end
+        return done
 
     def _victim(self, step: Step) -> Sequence:
         """Who came last among those that nobody reads along; else who came last. Never one of the step."""
