@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,8 +55,8 @@ class KVPool:
         self.bytes_per_page = page_bytes(layers, page_size, dtype)
         self._device = torch.device(device)
         shapes = [(num_pages, page_size, *layer) for layer in layers]
-        self._keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-        self._values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self._keys = [_zeros(shape, dtype, self._device) for shape in shapes]
+        self._values = [_zeros(shape, dtype, self._device) for shape in shapes]
 
     def keys(self, layer: int) -> Tensor:
         """K of a layer, shape [num_pages, page_size, num_kv_heads, head_dim]."""
@@ -83,6 +85,13 @@ class KVPool:
             targets = torch.tensor([copy.target for copy in wave], device=self._device)
             for tensor in (*self._keys, *self._values):
                 tensor.index_copy_(0, targets, tensor.index_select(0, sources))
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that, on a CPU, take memory only where something is written: numpy leaves clearing to the system."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def _waves(copies: Sequence[PageCopy]) -> Iterator[list[PageCopy]]:
