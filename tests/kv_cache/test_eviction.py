@@ -78,7 +78,10 @@ def test_what_a_leaf_holds_behind_a_pinned_prefix_is_not_pinned() -> None:
     """The prompt is needed again, what was generated from it is not."""
     tree = make_tree(2, [(1, 2, 3, 4, 5, 6, 7), (9, 9)])
     _pin(tree, tree.root("").children[0], 4)
-    tree.evict(3)
+    tree.evict(2)
+    assert set(_leaves(tree)) == {(1, 2, 3, 4), (9, 9)}
+    check_tree(tree, [])
+    tree.evict(1)
     assert _leaves(tree) == [(1, 2, 3, 4)]
 
 

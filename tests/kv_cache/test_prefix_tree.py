@@ -24,7 +24,6 @@ class TreeModel(RuleBasedStateMachine):
         self.tree = PrefixTree(page_size, max_notes=6)
         self.known: set[tuple[str, Tokens]] = set()
         self.locked: list[Node] = []
-        self.pinned: set[tuple[str, Tokens]] = set()
 
     def _prefixes(self, salt: str, tokens: Tokens) -> set[tuple[str, Tokens]]:
         return {(salt, tokens[:end]) for end in range(1, len(tokens) + 1)}
@@ -58,11 +57,11 @@ class TreeModel(RuleBasedStateMachine):
         if end:
             self.tree.note_prefix(str((node.salt, path(node)[:end])), end, node)
 
-    @precondition(lambda self: self.known)
     @rule(data=st.data())
     def pin(self, data: st.DataObject) -> None:
-        self.pinned = set(data.draw(st.lists(st.sampled_from(sorted(self.known)), max_size=4)))
-        self.tree.pin(str(each) for each in self.pinned)
+        """Names that are noted, and one that will be, perhaps."""
+        names = [note.name for note in self.tree.notes] + [str(("", (0,) * self.tree.page_size))]
+        self.tree.pin(data.draw(st.lists(st.sampled_from(names), max_size=4)))
 
     @rule(num_pages=st.integers(0, 8), spare=st.integers(0, 2))
     def evict(self, num_pages: int, spare: int) -> None:
