@@ -12,6 +12,7 @@ from pathlib import Path
 from parrot_mq.actors import ActorSystem
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.cli.children import Child
+from parrot_mq.cli.metrics import METRICS_PORT
 from parrot_mq.errors import ActorError, DeadlineExceeded
 from parrot_mq.messages import REGISTRY_ADDRESS, ServiceQuery, ServiceReport
 from parrot_mq.tasks import task_group
@@ -35,6 +36,7 @@ class StackOptions:
         num_slots: Generations that one worker runs at a time.
         port: Of the nats-server; 0 takes a free one.
         store_dir: Where facts are kept across restarts; None keeps them for as long as the stack runs.
+        metrics_port: Of the coordinator; the workers take the next ones. None serves no metrics.
         log_level: Of coordinator and workers.
         ready_timeout_s: How long loading the model may take.
     """
@@ -44,6 +46,7 @@ class StackOptions:
     num_slots: int = 64
     port: int = 0
     store_dir: Path | None = None
+    metrics_port: int | None = None
     log_level: str = "info"
     ready_timeout_s: float = 600.0
 
@@ -103,16 +106,18 @@ async def _keep_running(stack: Stack) -> AsyncIterator[None]:
 def _make_stack(options: StackOptions, server: NatsServer, log_dir: Path) -> Stack:
     common = ["--servers", server.url, "--log-level", options.log_level]
     worker = ["worker", *common, "--model", options.model, "--slots", str(options.num_slots)]
-    return Stack(
-        url=server.url,
-        server=server,
-        coordinator=Child("coordinator", ["coordinator", *common], log_file=log_dir / "coordinator.log"),
-        workers=tuple(
-            Child(f"worker-{index}", [*worker, "--name", f"worker-{index}"], log_file=log_dir / f"worker-{index}.log")
-            for index in range(options.num_workers)
-        ),
-        log_dir=log_dir,
-    )
+    children = [("coordinator", ["coordinator", *common])]
+    children += [(name, [*worker, "--name", name]) for name in map("worker-{}".format, range(options.num_workers))]
+    coordinator, *workers = [
+        Child(name, arguments, log_file=log_dir / f"{name}.log", env=_metrics_environment(options, index))
+        for index, (name, arguments) in enumerate(children)
+    ]
+    return Stack(url=server.url, server=server, coordinator=coordinator, workers=tuple(workers), log_dir=log_dir)
+
+
+def _metrics_environment(options: StackOptions, index: int) -> dict[str, str]:
+    """Each child has a port of its own, also where ours is in the environment."""
+    return {METRICS_PORT: str(options.metrics_port + index) if options.metrics_port else ""}
 
 
 async def _wait_ready(url: str, options: StackOptions, progress: Progress) -> None:

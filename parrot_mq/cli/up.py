@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from parrot_mq.cli.metrics import METRICS_PORT
 from parrot_mq.cli.options import LogLevel
 from parrot_mq.cli.process import run_async, stop_signal
 from parrot_mq.cli.stack import Stack, StackOptions, open_stack
@@ -33,6 +34,16 @@ def up(
     store: Annotated[
         Path | None, typer.Option(help="Folder that keeps the facts across restarts; by default they go with Ctrl-C.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=METRICS_PORT,
+            min=1,
+            max=65000,
+            help="Serve metrics for Prometheus: the coordinator's on this port, the workers' on those after it.",
+            show_default="off",
+        ),
+    ] = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run nats-server, coordinator and workers on this machine; Ctrl-C stops all of them cleanly.
@@ -41,7 +52,13 @@ def up(
     """
     configure_logging("warning")
     options = StackOptions(
-        model=model, num_workers=workers, num_slots=slots, port=port, store_dir=store, log_level=log_level
+        model=model,
+        num_workers=workers,
+        num_slots=slots,
+        port=port,
+        store_dir=store,
+        metrics_port=metrics_port,
+        log_level=log_level,
     )
     run_async(_up(options))
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from parrot_mq.actors import Actor, ActorRef, ActorSystem, Supervision
+from parrot_mq.actors import Actor, ActorRef, ActorSystem, Supervision, SystemStatistics
 from parrot_mq.bus import Bus, Delivery
 from parrot_mq.clock import Clock, SystemClock
 from parrot_mq.coordinator.config import CoordinatorConfig
@@ -25,8 +25,9 @@ from parrot_mq.coordinator.protocol import (
     VariableStored,
     tell_self,
 )
-from parrot_mq.coordinator.registry import Lease, RegistryActor
+from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.coordinator.session import SessionActor
+from parrot_mq.coordinator.statistics import Board, CoordinatorStatistics
 from parrot_mq.errors import ActorStopped, MalformedMessage, ParrotError
 from parrot_mq.messages import (
     ALL_CONTROL,
@@ -47,7 +48,7 @@ from parrot_mq.messages import (
 )
 from parrot_mq.observability import get_logger
 
-__all__ = ["open_coordinator"]
+__all__ = ["Coordinator", "open_coordinator"]
 
 CONTROL: dict[str, type[Message]] = {"open": SessionOpen, "cancel": SessionCancel, "close": SessionClose}
 REGISTRY_ACCEPTS = WorkerStatus | GenerationsReturned | ServiceQuery
@@ -68,13 +69,14 @@ class CoordinatorActor(Actor):
 
     supervision = Supervision(intensity=10_000, period_s=60.0)
 
-    def __init__(self, bus: Bus, facts: Facts, config: CoordinatorConfig, clock: Clock) -> None:
+    def __init__(self, bus: Bus, facts: Facts, config: CoordinatorConfig, clock: Clock, board: Board) -> None:
         self._bus = bus
         self._facts = facts
         self._config = config
         self._events = Events(bus, clock)
         self._models = Models()
-        self._leases: dict[str, Lease] = {}
+        self._leases = board.leases
+        self._board = board
         self._sessions: dict[SessionKey, ActorRef] = {}
         self._starting = asyncio.Lock()
         self._counter = itertools.count(1)
@@ -212,16 +214,42 @@ class CoordinatorActor(Actor):
     def _make_dispatcher(self, model: str) -> DispatcherActor:
         if model in self._models.names:  # it was there before
             tell_self(self.context, DispatcherRestarted(model))
-        return DispatcherActor(model, config=self._config, events=self._events)
+        dispatcher = DispatcherActor(model, config=self._config, events=self._events)
+        self._board.dispatchers[model] = dispatcher.statistics
+        return dispatcher
+
+
+class Coordinator:
+    """A coordinator that runs."""
+
+    def __init__(self, facts: Facts, board: Board, system: ActorSystem) -> None:
+        self._facts = facts
+        self._board = board
+        self._system = system
+
+    async def wait_closed(self) -> None:
+        """Wait until it can no longer run.
+
+        Raises:
+            ConsumerTakenOver: Another coordinator has taken over.
+            TransportError: Why else.
+        """
+        await self._facts.wait_closed()
+
+    def statistics(self) -> CoordinatorStatistics:
+        """What it has to do and has done."""
+        return self._board.statistics(num_unfinished=self._facts.num_unfinished)
+
+    def actors(self) -> SystemStatistics:
+        """How its actors stand."""
+        return self._system.statistics()
 
 
 @asynccontextmanager
 async def open_coordinator(
     bus: Bus, config: CoordinatorConfig | None = None, clock: Clock | None = None
-) -> AsyncIterator[Facts]:
+) -> AsyncIterator[Coordinator]:
     """Run a coordinator until the block ends; it is ready when the block begins.
-
-    The block gets the facts: `wait_closed` of these raises when another coordinator has taken over.
 
     Raises:
         JetStreamUnavailable, ServerTooOld, StreamMismatch: The server cannot keep the facts.
@@ -229,11 +257,11 @@ async def open_coordinator(
     config = config or CoordinatorConfig()
     clock = clock or SystemClock()
     await bus.ensure_streams()
-    facts = Facts(bus)
+    facts, board = Facts(bus), Board()
     async with ActorSystem(config.node, bus=bus, clock=clock) as system:
-        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock), name="coordinator")
+        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock, board), name="coordinator")
         log.info("coordinator_started", node=config.node, unfinished_tasks=facts.num_unfinished)
         try:
-            yield facts
+            yield Coordinator(facts, board, system)
         finally:
             facts.close()

@@ -23,6 +23,7 @@ from parrot_mq.coordinator.protocol import (
     tell_self,
 )
 from parrot_mq.coordinator.ready import Known, ReadyGeneration
+from parrot_mq.coordinator.statistics import DispatcherStatistics
 from parrot_mq.errors import ActorStopped, AskTimeout, GenerationAborted, ParrotError
 from parrot_mq.messages import (
     Assign,
@@ -58,6 +59,19 @@ class DispatcherActor(Actor):
         self._holders: dict[str, str] = {}
         self._is_settled = False
         self._will_dispatch = False
+        self._num_batches = self._num_assigned = self._num_returned = self._num_given_up = 0
+
+    def statistics(self) -> DispatcherStatistics:
+        """What it has to do, and has done since it began."""
+        return DispatcherStatistics(
+            num_ready=len(self._queue),
+            num_running=len(self._holders),
+            num_needed_prefixes=self._needs.num_prefixes,
+            num_batches=self._num_batches,
+            num_assigned=self._num_assigned,
+            num_returned=self._num_returned,
+            num_given_up=self._num_given_up,
+        )
 
     async def on_start(self) -> None:
         """Wait a moment before the first batch: workers may run some of the work already."""
@@ -122,6 +136,7 @@ class DispatcherActor(Actor):
             if (running := ledger.running.get(key)) is None:
                 continue
             self._release(key)
+            self._num_returned += 1
             generation = running.generation
             if not back.has_started:
                 self._queue.add(generation)
@@ -134,6 +149,7 @@ class DispatcherActor(Actor):
         attempts = generation.attempt
         error = GenerationAborted(f"given up after {attempts} attempts: {reason.message}", num_attempts=attempts)
         self._needs.remove(generation.key)
+        self._num_given_up += 1
         session = self._sessions.pop(generation.key, None)
         if session is not None:
             failed = GenerationFailed(generation.address.variable, error)
@@ -213,6 +229,8 @@ class DispatcherActor(Actor):
             batch = self._queue.take(min(ledger.num_free, self._config.max_batch))
             for generation in batch:
                 self._hold(ledger, generation)
+            self._num_batches += 1
+            self._num_assigned += len(batch)
             name = fresh_id("batch")
             for generation in batch:
                 self._tell_assigned(generation, ledger.worker, name)

@@ -30,6 +30,11 @@ class PrefixNeeds:
     def __len__(self) -> int:
         return len(self._prefixes)
 
+    @property
+    def num_prefixes(self) -> int:
+        """How many different prefixes are needed."""
+        return len(self._counts)
+
     def set(self, key: str, prefixes: tuple[str, ...]) -> None:
         """A generation begins with these prefixes, the shortest first; they replace what was said of it before."""
         before, prefixes = self._prefixes.get(key, ()), prefixes[:MAX_PREFIXES]

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from parrot_mq.actors import Actor, ActorRef
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
+from parrot_mq.coordinator.statistics import Lease
 from parrot_mq.messages import GenerationsReturned, ServiceQuery, ServiceReport, WorkerStatus
 
 __all__ = ["RegistryActor"]
 
 SpawnDispatcher = Callable[[str], Awaitable[ActorRef]]
-
-
-@dataclass(slots=True)
-class Lease:
-    """The last word of a worker, and when it was heard (monotonic seconds)."""
-
-    status: WorkerStatus
-    heard_at: float
 
 
 class RegistryActor(Actor):

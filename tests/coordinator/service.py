@@ -21,6 +21,7 @@ from parrot_mq.clock import SystemClock
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.coordinator.coordinator import CoordinatorActor
 from parrot_mq.coordinator.facts import Facts
+from parrot_mq.coordinator.statistics import Board
 from parrot_mq.errors import EngineFailure, ParrotError
 from parrot_mq.messages import (
     REGISTRY_ADDRESS,
@@ -254,9 +255,9 @@ class Service:
 @asynccontextmanager
 async def _open_visible(bus: Bus, config: CoordinatorConfig) -> AsyncIterator[ActorSystem]:
     """What `open_coordinator` does, but it gives the actors and not the facts."""
-    facts, clock = Facts(bus), SystemClock()
+    facts, clock, board = Facts(bus), SystemClock(), Board()
     async with ActorSystem(config.node, bus=bus, clock=clock) as system:
-        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock), name="coordinator")
+        await system.spawn(lambda: CoordinatorActor(bus, facts, config, clock, board), name="coordinator")
         yield system
 
 

@@ -212,7 +212,7 @@ async def test_more_tasks_than_a_mailbox_holds_come_while_a_session_is_busy() ->
             await run.run("{{x}}{{out}}", writes=f"v{i}", reads={"x": ref("go")})
         bus = _LateBus(service.server)
         coordinator = await service.add_coordinator(bus=bus)
-        await eventually(lambda: coordinator.result.num_unfinished > SESSION_MAILBOX)
+        await eventually(lambda: coordinator.result.statistics().num_unfinished > SESSION_MAILBOX)
         bus.may_answer.set()
         await run.run("the last{{out}}", writes="last")
         assert await run.get("last") == expected("the last")

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 from parrot_workers.engine import GenerationRequest
+from parrot_workers.metrics import WorkerCollector
 from parrot_workers.testing import scripted_worker
+from parrot_workers.times import GenerationTimes
 
+from parrot_mq.actors import SystemStatistics
+from parrot_mq.actors.metrics import ActorCollector
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
-from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
+from parrot_mq.coordinator import CoordinatorConfig, CoordinatorStatistics, open_coordinator
+from parrot_mq.coordinator.metrics import CoordinatorCollector
+from parrot_mq.messages import WorkerStatus
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -82,6 +88,21 @@ def test_every_make_target_that_the_readme_shows_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_metric_that_the_readme_shows_is_served() -> None:
+    status = WorkerStatus(worker="w", model="m", state="ready", num_slots=1)
+    statistics = CoordinatorStatistics(num_unfinished=0, dispatchers={}, workers=())
+    collectors = (
+        WorkerCollector(lambda: status, GenerationTimes().statistics),
+        CoordinatorCollector(lambda: statistics),
+        ActorCollector(lambda: SystemStatistics(node="n", actors=())),
+    )
+    families = [family for collector in collectors for family in collector.collect()]
+    served = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    shown = set(re.findall(r"`((?:parrot|gen_ai)_[a-z_]+)`", README))
+    assert len(shown) > 10
+    assert shown - {"parrot_mq"} <= served, shown - served
 
 
 def test_the_packages_export_what_they_define() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from parrot_workers.bridge import EngineFactory
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import Engine
-from parrot_workers.worker import ACCEPTS, WorkerActor
+from parrot_workers.worker import ACCEPTS, WorkerActor, WorkerBoard
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, RemoteRef, RestartPolicy
 from parrot_mq.bus import Bus, Delivery, MemoryBus, MemoryServer, get_values
@@ -146,6 +146,7 @@ async def open_bench(
     factory: Callable[[], Engine] | None = None,
     *,
     load: EngineFactory | None = None,
+    board: WorkerBoard | None = None,
     bus: MemoryBus | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
@@ -167,7 +168,7 @@ async def open_bench(
         accepts = WorkerStatus | GenerationsReturned
         await coordinator.spawn(lambda: _Registry(said), name="registry", accepts=accepts)
         worker = await system.spawn(
-            lambda: WorkerActor(worker_bus, config, load or (lambda report: make())),
+            lambda: WorkerActor(worker_bus, config, load or (lambda report: make()), board=board),
             name="worker",
             restart=RestartPolicy.TRANSIENT,
             accepts=ACCEPTS,

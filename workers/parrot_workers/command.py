@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parrot_mq.actors import ActorRef, ActorSystem, RestartPolicy
 from parrot_mq.bus import Bus, BusConfig, open_bus
+from parrot_mq.cli.metrics import MetricsHost, MetricsPort, serving_metrics
 from parrot_mq.cli.options import LogLevel, Servers, bus_config
 from parrot_mq.cli.process import exit_with_parent, run_async, stop_signal
 from parrot_mq.messages import LoadProgress
@@ -21,7 +22,10 @@ from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import create_engine
 from parrot_workers.loading_bar import loading_bar
 from parrot_workers.tiny_model import checkpoint_path
-from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
+from parrot_workers.worker import ACCEPTS, Drain, WorkerActor, WorkerBoard
+
+if TYPE_CHECKING:
+    from parrot_mq.observability.metrics import Collector
 
 __all__ = ["serve", "worker"]
 
@@ -44,6 +48,8 @@ def worker(
     slots: Annotated[int | None, typer.Option(help="Generations that run at a time.", show_default="64")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", show_default="auto")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     log_level: LogLevel = "info",
 ) -> None:
     """Run a worker: it loads a model and generates what the coordinator assigns.
@@ -57,16 +63,25 @@ def worker(
         settings = {"model_path": checkpoint_path(), "model_name": TINY}
     given = {"model_name": served_as, "worker_id": name, "num_slots": slots, "device": device, "dtype": dtype}
     settings |= {key: value for key, value in given.items() if value}
-    run_async(_run(servers, settings))
+    run_async(_run(servers, settings, metrics_port, metrics_host))
 
 
-async def _run(servers: str, settings: dict[str, object]) -> None:
+async def _run(servers: str, settings: dict[str, object], metrics_port: int | None, metrics_host: str) -> None:
     config = WorkerConfig.from_env(**settings)
-    await serve(bus_config(servers, name=f"parrot-mq worker {config.worker_id}"), config)
+    bus_settings = bus_config(servers, name=f"parrot-mq worker {config.worker_id}")
+    await serve(bus_settings, config, metrics_port=metrics_port, metrics_host=metrics_host)
 
 
-async def serve(bus_settings: BusConfig, config: WorkerConfig) -> None:
+async def serve(
+    bus_settings: BusConfig, config: WorkerConfig, *, metrics_port: int | None = None, metrics_host: str = "127.0.0.1"
+) -> None:
     """Run a worker until SIGTERM or SIGINT, then drain it; one that still loads is stopped as soon as it can be.
+
+    Args:
+        bus_settings: Where the bus is.
+        config: How the worker runs.
+        metrics_port: Where metrics are served; not at all if None.
+        metrics_host: On which address.
 
     Raises:
         CheckpointError: The model cannot be loaded.
@@ -74,18 +89,32 @@ async def serve(bus_settings: BusConfig, config: WorkerConfig) -> None:
         RestartIntensityExceeded: The engine broke again and again.
     """
     exit_with_parent()
-    async with open_bus(bus_settings) as bus, ActorSystem(config.worker_id, bus=bus) as system:
+    board = WorkerBoard()
+    async with (
+        open_bus(bus_settings) as bus,
+        ActorSystem(config.worker_id, bus=bus) as system,
+        serving_metrics(metrics_port, metrics_host, lambda: _collectors(board, system)),
+    ):
         with stop_signal() as stop:
             with loading_bar() as show:
-                actor = await _start(system, lambda: _make_actor(bus, config, show), config.drain_s + 5, stop)
+                actor = await _start(system, lambda: _make_actor(bus, config, show, board), config.drain_s + 5, stop)
             await stop.wait()
         if actor is not None:
             await actor.tell(Drain())
             await actor.wait_stopped()
 
 
-def _make_actor(bus: Bus, config: WorkerConfig, show: Callable[[LoadProgress], None]) -> WorkerActor:
-    return WorkerActor(bus, config, partial(create_engine, config), on_progress=show)
+def _collectors(board: WorkerBoard, system: ActorSystem) -> list[Collector]:
+    from parrot_mq.actors.metrics import ActorCollector
+    from parrot_workers.metrics import WorkerCollector
+
+    return [WorkerCollector(board.status, board.times.statistics), ActorCollector(system.statistics)]
+
+
+def _make_actor(
+    bus: Bus, config: WorkerConfig, show: Callable[[LoadProgress], None], board: WorkerBoard
+) -> WorkerActor:
+    return WorkerActor(bus, config, partial(create_engine, config), on_progress=show, board=board)
 
 
 async def _start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from parrot_mq.actors import Actor
@@ -30,8 +30,9 @@ from parrot_workers.config import WorkerConfig
 from parrot_workers.engine.base import Delta, EngineEvent, Failed, Finished, Started
 from parrot_workers.prompts import Prompts
 from parrot_workers.reports import Reports
+from parrot_workers.times import GenerationTimes
 
-__all__ = ["ACCEPTS", "Drain", "WorkerActor"]
+__all__ = ["ACCEPTS", "Drain", "WorkerActor", "WorkerBoard"]
 
 ACCEPTS = Assign | CancelGenerations | PinPrefixes
 """What a worker is told over the bus."""
@@ -40,6 +41,23 @@ ACCEPTS = Assign | CancelGenerations | PinPrefixes
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Take no more work, finish what runs within the configured time, give back the rest."""
+
+
+@dataclass(slots=True)
+class WorkerBoard:
+    """Where a worker leaves what is to be seen of it; it outlives the worker's failures.
+
+    Attributes:
+        times: How long its generations took.
+        read_status: What the worker says of itself now.
+    """
+
+    times: GenerationTimes = field(default_factory=GenerationTimes)
+    read_status: Callable[[], WorkerStatus] | None = None
+
+    def status(self) -> WorkerStatus | None:
+        """Ask it; none before it exists."""
+        return None if self.read_status is None else self.read_status()
 
 
 class WorkerActor(Actor):
@@ -55,6 +73,7 @@ class WorkerActor(Actor):
         config: How it runs.
         factory: Makes its engine.
         on_progress: Told how far the factory is.
+        board: Where it leaves what is to be seen of it.
     """
 
     def __init__(
@@ -64,7 +83,11 @@ class WorkerActor(Actor):
         factory: EngineFactory,
         *,
         on_progress: Callable[[LoadProgress], None] = lambda _: None,
+        board: WorkerBoard | None = None,
     ) -> None:
+        board = board or WorkerBoard()
+        board.read_status = self._status
+        self._times = board.times
         self._bus = bus
         self._config = config
         self._engine = EngineThread(factory, on_progress=self._note_progress)
@@ -80,7 +103,7 @@ class WorkerActor(Actor):
 
     async def on_start(self) -> None:
         """Load the model; heartbeats go out meanwhile."""
-        self._started_at = self.context.clock.monotonic()
+        self._started_at = self._now()
         self._registry = self.context.system.remote(REGISTRY_ADDRESS)
         self._reports = Reports(self._bus, self._config.worker_id, self.context.clock)
         self.context.run(self._beat(), name="heartbeat")
@@ -99,6 +122,8 @@ class WorkerActor(Actor):
         await self._become("ready")
 
     async def on_stop(self) -> None:
+        for key in self._running:
+            self._note_failed(key, GenerationAborted.code)
         try:
             await self._become("stopped")
         finally:
@@ -139,11 +164,14 @@ class WorkerActor(Actor):
         self._on_progress(progress)
 
     def _seconds_since_start(self) -> float:
-        return round(self.context.clock.monotonic() - self._started_at, 3)
+        return round(self._now() - self._started_at, 3)
 
     async def _report(self) -> None:
+        await self._registry.tell(self._status())
+
+    def _status(self) -> WorkerStatus:
         is_loading = self._state == "loading"
-        status = WorkerStatus(
+        return WorkerStatus(
             worker=self._config.worker_id,
             model=self._config.model_name,
             state=self._state,
@@ -153,7 +181,6 @@ class WorkerActor(Actor):
             loading=self._engine.progress if is_loading else None,
             engine=None if is_loading else EngineReport(**asdict(self._engine.statistics())),
         )
-        await self._registry.tell(status)
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -163,6 +190,8 @@ class WorkerActor(Actor):
         new = {each.key: each for each in assign.generations if each.key not in self._running}
         if new:
             self._running.update(new)
+            for key in new:
+                self._times.accept(key, now=self._now())
             self._preparing.update(new)
             self._is_idle.clear()
             self.context.run(
@@ -172,6 +201,7 @@ class WorkerActor(Actor):
 
     def _cancel(self, keys: list[str]) -> None:
         for key in self._preparing.intersection(keys):
+            self._note_failed(key, TaskCancelled.code)
             self._forget(self._running[key])
         self._engine.cancel(keys)
 
@@ -200,10 +230,13 @@ class WorkerActor(Actor):
             case Started():
                 await self._reports.started(generation, event)
             case Delta():
+                self._times.begin(event.key, now=self._now())
                 await self._reports.delta(generation, event)
             case Finished():
+                self._times.finish(event.key, num_output_tokens=event.num_output_tokens, now=self._now())
                 self.context.run(self._finish(generation, event), name=f"finish:{event.key}")
             case Failed(error=TaskCancelled()):
+                self._note_failed(event.key, TaskCancelled.code)
                 self._forget(generation)
             case Failed(error=error):
                 self.context.run(self._end(generation, error), name=f"end:{event.key}")
@@ -217,6 +250,7 @@ class WorkerActor(Actor):
         """Say why there is no value; what may go better another time is given back."""
         if isinstance(error, ConnectionClosed):
             raise error
+        self._note_failed(generation.key, ErrorInfo.from_error(error).code)
         if isinstance(error, ParrotError) and error.retryable:
             await self._give_back([generation], error)
         else:
@@ -235,6 +269,7 @@ class WorkerActor(Actor):
 
     async def _give_back(self, generations: list[Generation], reason: ParrotError) -> None:
         for generation in generations:
+            self._note_failed(generation.key, reason.code)
             self._forget(generation)
         keys = [generation.key for generation in generations]
         returned = GenerationsReturned(
@@ -244,6 +279,12 @@ class WorkerActor(Actor):
             reason=ErrorInfo.from_error(reason),
         )
         await self._registry.tell(returned)
+
+    def _now(self) -> float:
+        return self.context.clock.monotonic()
+
+    def _note_failed(self, key: str, code: str) -> None:
+        self._times.fail(key, code, now=self._now())
 
     def _forget(self, generation: Generation) -> None:
         self._running.pop(generation.key, None)

@@ -1,0 +1,63 @@
+"""A coordinator for Prometheus. Imported where metrics are switched on: it needs prometheus-client."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import Metric
+
+from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics
+from parrot_mq.observability.metrics import counter, gauge
+
+__all__ = ["CoordinatorCollector"]
+
+STATES = ("loading", "ready", "draining")
+
+_GAUGES = {
+    "num_ready": ("parrot_generations_ready", "Generations that wait for a worker with room"),
+    "num_running": ("parrot_generations_running", "Generations that a worker has"),
+    "num_needed_prefixes": ("parrot_prefixes_needed", "Different prefixes that unfinished generations begin with"),
+}
+_COUNTERS = {
+    "num_batches": ("parrot_batches", "Batches that were sent to workers"),
+    "num_assigned": ("parrot_generations_assigned", "Generations that were sent to workers"),
+    "num_returned": ("parrot_generations_returned", "Generations that came back unfinished"),
+    "num_given_up": ("parrot_generations_given_up", "Generations that were given up after too many attempts"),
+}
+
+
+class CoordinatorCollector:
+    """What there is to do, who is there to do it, and what was done.
+
+    Args:
+        read: The statistics of the coordinator.
+    """
+
+    def __init__(self, read: Callable[[], CoordinatorStatistics]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._read()
+        yield gauge("parrot_tasks_unfinished", "Tasks that are not finished", {(): found.num_unfinished})
+        for field, (name, help_) in _GAUGES.items():
+            yield gauge(name, help_, _by_model(found.dispatchers, field), ("model",))
+        for field, (name, help_) in _COUNTERS.items():
+            yield counter(name, help_, _by_model(found.dispatchers, field), ("model",))
+        yield gauge("parrot_workers", "Workers that were heard of, by state", _by_state(found), ("model", "state"))
+        slots = Counter[tuple[str, ...]]()
+        for worker in found.workers:
+            slots[(worker.model,)] += worker.num_slots if worker.state == "ready" else 0
+        yield gauge("parrot_slots", "Generations that the ready workers run at a time", slots, ("model",))
+
+
+def _by_model(dispatchers: Mapping[str, DispatcherStatistics], field: str) -> dict[tuple[str, ...], float]:
+    return {(model,): getattr(each, field) for model, each in dispatchers.items()}
+
+
+def _by_state(found: CoordinatorStatistics) -> dict[tuple[str, ...], float]:
+    """Zeros too, so that an alarm on a model without workers has something to look at."""
+    num: dict[tuple[str, ...], float] = {(model, state): 0 for model in found.dispatchers for state in STATES}
+    for worker in found.workers:
+        num[worker.model, worker.state] = num.get((worker.model, worker.state), 0) + 1
+    return num

@@ -1,0 +1,74 @@
+"""What a coordinator has to do, and what it has done: frozen records that tools and metrics read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from parrot_mq.messages import WorkerStatus
+
+__all__ = ["Board", "CoordinatorStatistics", "DispatcherStatistics", "Lease"]
+
+
+@dataclass(slots=True)
+class Lease:
+    """The last word of a worker, and when it was heard (monotonic seconds)."""
+
+    status: WorkerStatus
+    heard_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatcherStatistics:
+    """The work of one model.
+
+    Attributes:
+        num_ready: Generations that wait for a worker with room.
+        num_running: Generations that a worker has.
+        num_needed_prefixes: Different prefixes that unfinished generations begin with.
+        num_batches: Batches that were sent to workers, since the dispatcher began.
+        num_assigned: Generations in these.
+        num_returned: Generations that came back unfinished.
+        num_given_up: Generations that were given up after too many attempts.
+    """
+
+    num_ready: int
+    num_running: int
+    num_needed_prefixes: int
+    num_batches: int
+    num_assigned: int
+    num_returned: int
+    num_given_up: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStatistics:
+    """The work of all models.
+
+    Attributes:
+        num_unfinished: Tasks that are not finished, in all sessions.
+        dispatchers: The work of each model.
+        workers: The last word of each worker whose lease lasts.
+    """
+
+    num_unfinished: int
+    dispatchers: Mapping[str, DispatcherStatistics]
+    workers: tuple[WorkerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Where the actors of a coordinator leave what is to be seen of them; it outlives their failures."""
+
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """The registry's, by worker."""
+    dispatchers: dict[str, Callable[[], DispatcherStatistics]] = field(default_factory=dict)
+    """By model: reads what its dispatcher counts."""
+
+    def statistics(self, *, num_unfinished: int) -> CoordinatorStatistics:
+        """Read it all."""
+        return CoordinatorStatistics(
+            num_unfinished=num_unfinished,
+            dispatchers={model: read() for model, read in self.dispatchers.items()},
+            workers=tuple(lease.status for lease in self.leases.values()),
+        )
