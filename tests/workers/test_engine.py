@@ -21,6 +21,7 @@ from parrot_mq.errors import (
     EngineFailure,
     ParrotError,
     TaskCancelled,
+    UnknownToken,
 )
 from tests.workers.driving import check_story, ends, make_request, run
 
@@ -218,6 +219,22 @@ def test_a_token_beyond_the_vocabulary_fails_its_request_alone(model: LoadedMode
 
 def test_a_prompt_that_cannot_be_tokenized_fails_alone(model: LoadedModel) -> None:
     found = ends(run(assemble(model), [make_request("bad", "\ud800"), make_request("good", max_tokens=2)]))
+    assert isinstance(found["bad"], EngineFailure)
+    assert isinstance(found["good"], Finished)
+
+
+@pytest.mark.parametrize(
+    "request_fields", [{"logit_bias": {9999: 1.0}}, {"stop_token_ids": [9999]}], ids=["logit_bias", "stop_token_ids"]
+)
+def test_sampling_that_names_an_unknown_token_fails_alone(model: LoadedModel, request_fields: dict[str, Any]) -> None:
+    found = ends(run(assemble(model), [make_request("bad", **request_fields), make_request("good", max_tokens=2)]))
+    assert isinstance(found["bad"], UnknownToken)
+    assert isinstance(found["good"], Finished)
+
+
+def test_unknown_tokens_of_an_earlier_attempt_fail_alone(model: LoadedModel) -> None:
+    bad = replace(make_request("bad", repetition_penalty=1.2), output_ids=(9999,))
+    found = ends(run(assemble(model), [bad, make_request("good", max_tokens=2)]))
     assert isinstance(found["bad"], EngineFailure)
     assert isinstance(found["good"], Finished)
 

@@ -18,6 +18,7 @@ from parrot_workers.engine.generation_state import GenerationState
 from parrot_workers.engine.model_runner import Launched, ModelRunner
 from parrot_workers.engine.prompt_reader import PromptReader
 from parrot_workers.engine.sampled import SampledToken
+from parrot_workers.engine.sampling_check import check_token_ids
 from parrot_workers.engine.sequence import Sequence
 from parrot_workers.engine.step_time import StepTimeModel
 from parrot_workers.kv_cache import CacheManager
@@ -144,6 +145,7 @@ class PagedEngine:
 
     def _add(self, request: GenerationRequest) -> None:
         """Tokenize a prompt and let it wait for its turn."""
+        check_token_ids(request.sampling, self._model.vocab_size)
         token_ids, prefixes = self._reader.read(request)
         state = GenerationState(request, token_ids, decode=self._model.decode, eos_token_ids=self._model.eos_token_ids)
         if state.is_finished:  # by the tokens of an earlier attempt
