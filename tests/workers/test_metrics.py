@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from parrot_workers.board import WorkerBoard
 from parrot_workers.metrics import WorkerCollector
 from parrot_workers.times import GenerationTimes
-from parrot_workers.worker import WorkerBoard
 from prometheus_client import CollectorRegistry
 
 from parrot_mq.messages import CancelGenerations, EngineReport, LoadProgress, WorkerStatus

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from parrot_workers.board import WorkerBoard
 from parrot_workers.bridge import EngineFactory
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import Engine
-from parrot_workers.worker import ACCEPTS, WorkerActor, WorkerBoard
+from parrot_workers.worker import ACCEPTS, WorkerActor
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, RemoteRef, RestartPolicy
 from parrot_mq.bus import Bus, Delivery, MemoryBus, MemoryServer, get_values

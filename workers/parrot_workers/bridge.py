@@ -20,6 +20,7 @@ from parrot_mq.errors import EngineFailure, GenerationAborted, ParrotError, Task
 from parrot_mq.messages import LoadProgress
 from parrot_workers.engine.base import Engine, EngineEvent, EngineStatistics, Failed, Finished, GenerationRequest
 from parrot_workers.exchange import Command, Exchange, Pins
+from parrot_workers.loading import LoadReporter
 
 __all__ = ["EngineFactory", "EngineThread", "EngineThreadState"]
 
@@ -57,17 +58,17 @@ class EngineThread:
         grace_s: float = 60.0,
     ) -> None:
         self._factory = factory
-        self._on_progress = on_progress
         self._grace_s = grace_s
         self._exchange = Exchange(max_commands=max_commands, max_batches=max_batches)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._reporter = LoadReporter(
+            on_progress, is_stopping=lambda: self._exchange.is_stopping, tell_loop=self._tell_loop
+        )
         # The loop waits on these; the thread sets them through the loop.
         self._has_events, self._has_room, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         # Written by the thread, read anywhere.
         self._state: EngineThreadState = "loading"
         self._failure: ParrotError | None = None
-        self._progress = LoadProgress(stage="starting")
-        self._will_tell_progress = False
         self._statistics = EngineStatistics()
         self._last_step_at = time.monotonic()
         self._step_started_at: float | None = None
@@ -177,7 +178,7 @@ class EngineThread:
     @property
     def progress(self) -> LoadProgress:
         """What the factory reported last."""
-        return self._progress
+        return self._reporter.progress
 
     @property
     def num_slots(self) -> int:
@@ -202,10 +203,6 @@ class EngineThread:
         """The engine's statistics after its last step. Thread: any."""
         return self._statistics
 
-    def _tell_progress(self) -> None:
-        self._will_tell_progress = False  # before reading it: what is reported from here on is told again
-        self._on_progress(self._progress)
-
     def _check_running(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -226,7 +223,7 @@ class EngineThread:
 
     def _serve(self) -> None:
         try:
-            engine = self._factory(self._report)
+            engine = self._factory(self._reporter)
             self._num_slots, self._max_context_tokens = engine.num_slots, engine.max_context_tokens
             self._statistics = engine.statistics()
         except BaseException as error:
@@ -238,15 +235,6 @@ class EngineThread:
             self._work(engine)
         except Exception as error:
             self._fail(EngineFailure(cause=f"{type(error).__name__}: {error}"))
-
-    def _report(self, stage: str, fraction: float) -> None:
-        """Take down how far the factory is; however often it reports, the loop is told once at a time."""
-        if self._exchange.is_stopping:
-            raise GenerationAborted("the worker was stopped while it loaded its model")
-        self._progress = LoadProgress(stage=stage, fraction=min(max(fraction, 0.0), 1.0))
-        if not self._will_tell_progress:
-            self._will_tell_progress = True
-            self._tell_loop(self._tell_progress)
 
     def _work(self, engine: Engine) -> None:
         """Apply commands and run steps until the thread is to stop."""

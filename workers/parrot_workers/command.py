@@ -18,11 +18,12 @@ from parrot_mq.cli.process import exit_with_parent, run_async, stop_signal
 from parrot_mq.messages import LoadProgress
 from parrot_mq.observability import configure_logging
 from parrot_mq.tasks import task_group
+from parrot_workers.board import WorkerBoard
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import create_engine
 from parrot_workers.loading_bar import loading_bar
 from parrot_workers.tiny_model import checkpoint_path
-from parrot_workers.worker import ACCEPTS, Drain, WorkerActor, WorkerBoard
+from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
 
 if TYPE_CHECKING:
     from parrot_mq.observability.metrics import Collector

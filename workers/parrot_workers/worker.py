@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from parrot_mq.actors import Actor
@@ -25,14 +25,14 @@ from parrot_mq.messages import (
     PinPrefixes,
     WorkerStatus,
 )
+from parrot_workers.board import WorkerBoard
 from parrot_workers.bridge import EngineFactory, EngineThread
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine.base import Delta, EngineEvent, Failed, Finished, Started
 from parrot_workers.prompts import Prompts
 from parrot_workers.reports import Reports
-from parrot_workers.times import GenerationTimes
 
-__all__ = ["ACCEPTS", "Drain", "WorkerActor", "WorkerBoard"]
+__all__ = ["ACCEPTS", "Drain", "WorkerActor"]
 
 ACCEPTS = Assign | CancelGenerations | PinPrefixes
 """What a worker is told over the bus."""
@@ -41,23 +41,6 @@ ACCEPTS = Assign | CancelGenerations | PinPrefixes
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Take no more work, finish what runs within the configured time, give back the rest."""
-
-
-@dataclass(slots=True)
-class WorkerBoard:
-    """Where a worker leaves what is to be seen of it; it outlives the worker's failures.
-
-    Attributes:
-        times: How long its generations took.
-        read_status: What the worker says of itself now.
-    """
-
-    times: GenerationTimes = field(default_factory=GenerationTimes)
-    read_status: Callable[[], WorkerStatus] | None = None
-
-    def status(self) -> WorkerStatus | None:
-        """Ask it; none before it exists."""
-        return None if self.read_status is None else self.read_status()
 
 
 class WorkerActor(Actor):
