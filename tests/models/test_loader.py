@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from parrot_workers.models import LoadedModel, extra, load_model
 
-from parrot_mq.errors import CheckpointError, ConfigurationError
-from tests.workers.checkpoints import save_checkpoint, transformers
+from parrot_mq.errors import CheckpointError, ConfigurationError, EngineFailure, GenerationAborted
+from tests.workers.checkpoints import FAMILIES, save_checkpoint, transformers
 
 
 @pytest.fixture
@@ -68,6 +68,87 @@ def test_the_generation_config_says_what_ends_an_output(folder: Path, named: obj
     _change(folder / "generation_config.json", eos_token_id=named)
     _change(folder / "config.json", eos_token_id=named)
     assert load_model(folder).eos_token_ids == expected
+
+
+def test_a_type_that_there_is_not_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no type 'int8' of weights: use auto, float32, bfloat16"):
+        load_model(folder, dtype="int8")
+
+
+def test_weights_are_stored_in_one_type_and_run_in_another(tmp_path: Path) -> None:
+    config = FAMILIES["llama"]()
+    config.dtype = torch.bfloat16
+    folder = save_checkpoint(tmp_path / "model", config)
+    assert {str(tensor.dtype) for tensor in _weights(folder).values()} == {"torch.bfloat16"}
+    assert load_model(folder).dtype == torch.float32
+    assert load_model(folder, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_weights_may_lie_in_several_files(folder: Path, tmp_path: Path) -> None:
+    sharded = shutil.copytree(folder, tmp_path / "sharded")
+    (sharded / "model.safetensors").unlink()
+    transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(sharded, max_shard_size="20KB")
+    assert len(list(sharded.glob("model-*.safetensors"))) > 2
+    whole, parts = load_model(folder), load_model(sharded)
+    assert whole.num_parameters == parts.num_parameters
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, parts.model.state_dict()[name])
+
+
+def test_tied_weights_are_kept_once(loaded: Callable[[str], LoadedModel]) -> None:
+    model = loaded("qwen3").model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    untied = loaded("llama").model
+    assert untied.lm_head.weight is not untied.get_input_embeddings().weight
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path) -> None:
+    config = FAMILIES["llama"]()
+    config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = 200, 1, 2, 3
+    save_checkpoint(folder, config)
+    _assert_refused(folder, "its tokenizer has 256 tokens, and its model knows 200")
+
+
+def test_added_tokens_may_be_beyond_the_model(folder: Path) -> None:
+    """Nobody has to use them; a prompt that does fails alone."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<{index}>" for index in range(20)])
+    tokenizer.save_pretrained(folder)
+    model = load_model(folder)
+    assert model.encode("hi") == [104, 105]
+    with pytest.raises(EngineFailure, match="beyond the model's vocabulary of 264"):
+        model.encode("<19>")
+
+
+def test_weights_that_are_quantized_are_refused(folder: Path) -> None:
+    _change(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    _assert_refused(folder, "its weights are quantized (gptq)")
+
+
+def test_progress_is_told(folder: Path) -> None:
+    told: list[tuple[str, float]] = []
+    load_model(folder, dtype="bfloat16", report=lambda stage, fraction: told.append((stage, fraction)))
+    assert list(dict(told)) == ["files", "weights", "probe", "fuse layers", "pack weights"]
+    weights = [fraction for stage, fraction in told if stage == "weights"]
+    assert len(weights) > 10
+    assert weights == sorted(weights)
+    assert (weights[0], weights[-1]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("stage", ["weights", "probe"])
+def test_a_report_may_end_the_loading(folder: Path, stage: str) -> None:
+    """As when the worker is stopped meanwhile: the error is not taken for one of the checkpoint."""
+
+    def stop(now: str, fraction: float) -> None:
+        if now == stage and fraction > 0.5:
+            raise GenerationAborted("stopped")
+
+    with pytest.raises(GenerationAborted):
+        load_model(folder, report=stop)
 
 
 def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

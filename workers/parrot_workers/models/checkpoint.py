@@ -29,6 +29,9 @@ def check_files(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise _problem(path, "it is a file", "give the folder that holds config.json")
     config = _read_config(path)
+    if isinstance(quantization := config.get("quantization_config"), dict):
+        problem = f"its weights are quantized ({quantization.get('quant_method')})"
+        raise _problem(path, problem, "give one with weights in float32, bfloat16 or float16")
     _check_weights(path)
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise _problem(path, "it has no tokenizer", "save one into it with `tokenizer.save_pretrained`")

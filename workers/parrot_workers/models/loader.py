@@ -36,6 +36,7 @@ def load_model(
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     is_fused: bool = True,
+    is_packed: bool = True,
     report: Report = silent,
 ) -> LoadedModel:
     """Load a checkpoint folder. Never asks the network, never runs code that comes with the checkpoint.
@@ -45,6 +46,7 @@ def load_model(
         device: Where to run.
         dtype: Type of weights and cache, by name or as it is; `auto` or none takes float32 on a CPU, else as stored.
         is_fused: Replace decoder layers by lean ones where that is proven to change nothing.
+        is_packed: On a CPU, keep weights in the layout that its kernels compute with.
         report: Is told the stage and how much of it is done, from 0 to 1. What it raises ends the loading.
 
     Raises:
@@ -62,7 +64,7 @@ def load_model(
             model = _load_weights(path, dtype, report)
         _check_model(path, model)
         model = _move(model, device).eval()
-        return _prepare(path, model, tokenizer, is_fused=is_fused, report=report)
+        return _prepare(path, model, tokenizer, report, is_fused=is_fused, is_packed=is_packed)
 
 
 def _check_architecture(path: Path, config: dict[str, Any]) -> None:
@@ -114,14 +116,14 @@ def _load_weights(path: Path, dtype: str, report: Report) -> Any:
     return model
 
 
-def _prepare(path: Path, model: Any, tokenizer: Any, *, is_fused: bool, report: Report) -> LoadedModel:
+def _prepare(path: Path, model: Any, tokenizer: Any, report: Report, **options: bool) -> LoadedModel:
     """Make a model of transformers one that runs over the paged cache."""
     from parrot_workers.models.prepare import prepare
 
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     vocab_size, max_context_tokens = _vocab_size(path, model, tokenizer), _max_context_tokens(path, model)
     with _as_unsupported(path, model):
-        layers = prepare(model, vocab_size, max_context_tokens, is_fused=is_fused, report=report)
+        layers = prepare(model, vocab_size, max_context_tokens, report=report, **options)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parrot_workers.models.fusing import fuse_layers
+from parrot_workers.models.packed_linear import pack_linears
 from parrot_workers.models.paged import LayerSpec, use_paged_attention
 from parrot_workers.models.probe import check_reading, learn_layers
 from parrot_workers.models.progress import Report
@@ -14,9 +15,9 @@ __all__ = ["prepare"]
 
 
 def prepare(
-    model: Any, vocab_size: int, max_context_tokens: int, *, is_fused: bool, report: Report
+    model: Any, vocab_size: int, max_context_tokens: int, *, is_fused: bool, is_packed: bool, report: Report
 ) -> tuple[LayerSpec, ...]:
-    """Learn how a model attends, give it our attention, and replace its layers by lean ones.
+    """Learn how a model attends, give it our attention, and make it fast where that is asked for.
 
     Returns:
         Attention of each layer.
@@ -29,8 +30,12 @@ def prepare(
     layers, logits = learn_layers(model, trial, max_context_tokens)
     use_paged_attention(model)
     check_reading(model, layers, trial, logits)
+    report("probe", 1.0)
     if is_fused:
         report("fuse layers", 0.0)
         fuse_layers(model, layers, trial)
+    if is_packed:
+        pack_linears(model, report)
+    if is_fused or is_packed:
         check_reading(model, layers, trial, logits)
     return layers
