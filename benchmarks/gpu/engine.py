@@ -155,7 +155,7 @@ def quiet_memory() -> Iterator[None]:
 
 def profile(engine: PagedEngine) -> None:
     """What the time of decode steps goes to: kernels on the GPU, functions on the CPU."""
-    requests = make_requests(make_prompts(SHARED_256), num_new=NUM_NEW, salt="profile")
+    requests = make_requests(make_prompts(SHARED_256), num_new=48, salt="profile")
     engine.submit(requests)
     while engine.statistics().num_waiting or engine.statistics().num_output_tokens == 0:
         engine.step()

@@ -103,7 +103,7 @@ def make_loaded(shape: Shape) -> LoadedModel:
     model = make_model(shape)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     vocab_size = shape.settings["vocab_size"]
-    layers = prepare(model, vocab_size, MAX_CONTEXT_TOKENS, is_fused=True, report=lambda stage, share: None)
+    layers = prepare(model, vocab_size, MAX_CONTEXT_TOKENS, is_fused=True, is_packed=False, report=_tell_nobody)
     return LoadedModel(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(checkpoint_path(), local_files_only=True),
@@ -114,3 +114,7 @@ def make_loaded(shape: Shape) -> LoadedModel:
         layers=layers,
         num_parameters=num_parameters,
     )
+
+
+def _tell_nobody(stage: str, share: float) -> None:
+    pass

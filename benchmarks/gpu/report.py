@@ -40,6 +40,16 @@ _TABLES: Final[dict[str, tuple[Column, ...]]] = {
         ("equal to the reference", _number("num_equal")),
         ("right", _number("num_right")),
     ),
+    "attention": (
+        ("groups", _number("num_groups")),
+        ("readers", _number("num_readers")),
+        ("shared", _number("num_shared")),
+        ("plain us", _number("plain_us", 1)),
+        ("cascade us", _number("cascade_us", 1)),
+        ("speed-up", _number("speedup", 2)),
+        ("plan ms, plain", _number("plain_plan_ms", 2)),
+        ("plan ms, cascade", _number("cascade_plan_ms", 2)),
+    ),
     "engine": (
         *_BATCH,
         ("prefill s", _number("prefill_s", 2)),
