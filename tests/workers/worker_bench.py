@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from parrot_workers.board import WorkerBoard
 from parrot_workers.bridge import EngineFactory
 from parrot_workers.config import WorkerConfig
-from parrot_workers.engine import Engine
+from parrot_workers.engine import Engine, create_engine
+from parrot_workers.tiny_model import checkpoint_path
 from parrot_workers.worker import ACCEPTS, WorkerActor
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, RemoteRef, RestartPolicy
@@ -30,9 +32,10 @@ from parrot_mq.messages import (
     decode,
 )
 from parrot_mq.types import Sampling, SessionId, TenantId, VariableId, WorkerId
-from tests.coordinator.service import answer, eventually, make_engine
+from tests.coordinator.programs import Program, program
+from tests.coordinator.service import answer, eventually, make_engine, running_service
 
-__all__ = ["Bench", "address_of", "fresh_server", "generation", "open_bench"]
+__all__ = ["Bench", "address_of", "fresh_server", "generation", "open_bench", "open_tiny"]
 
 
 class _Registry(Actor):
@@ -177,6 +180,15 @@ async def open_bench(
         bench = Bench(server, observer, worker, said)
         await bench.observe()
         yield bench
+
+
+@asynccontextmanager
+async def open_tiny(**settings: Any) -> AsyncIterator[Program]:
+    """A session of a service whose worker runs the tiny model."""
+    config = WorkerConfig(model_path=checkpoint_path(), model_name="tiny", **settings)
+    async with running_service(workers=()) as service, program(service) as opened:
+        await service.add_worker(engine=partial(create_engine, config), model="tiny", num_slots=config.num_slots)
+        yield opened
 
 
 def fresh_server() -> MemoryServer:
