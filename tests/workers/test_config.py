@@ -53,6 +53,18 @@ def test_a_missing_model_names_its_variable() -> None:
         WorkerConfig.from_env({})
 
 
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("true", True), ("0", False), ("False", False)])
+def test_a_switch_is_read_from_the_environment(text: str, value: bool) -> None:
+    environ = {"PARROT_MQ_WORKER_MODEL_PATH": "/a", "PARROT_MQ_WORKER_CASCADE": text}
+    assert WorkerConfig.from_env(environ).cascade is value
+
+
+def test_a_switch_that_is_neither_names_its_variable() -> None:
+    environ = {"PARROT_MQ_WORKER_MODEL_PATH": "/a", "PARROT_MQ_WORKER_CASCADE": "perhaps"}
+    with pytest.raises(ConfigurationError, match="PARROT_MQ_WORKER_CASCADE='perhaps': expected true or false"):
+        WorkerConfig.from_env(environ)
+
+
 def test_a_malformed_value_names_its_variable() -> None:
     environ = {"PARROT_MQ_WORKER_MODEL_PATH": "/a", "PARROT_MQ_WORKER_NUM_SLOTS": "many"}
     with pytest.raises(ConfigurationError, match="PARROT_MQ_WORKER_NUM_SLOTS='many': expected a whole number"):
@@ -64,7 +76,11 @@ def test_a_malformed_value_names_its_variable() -> None:
     [
         ("num_slots", 0),
         ("max_context_tokens", -1),
-        ("min_shared_tokens", 0),
+        ("max_step_tokens", 0),
+        ("page_size", 0),
+        ("cache_tokens", -1),
+        ("memory_fraction", 1.5),
+        ("attention", "magic"),
         ("num_threads", -1),
         ("dtype", "int4"),
         ("device", "tpu"),

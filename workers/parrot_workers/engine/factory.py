@@ -36,7 +36,12 @@ def create_engine(config: WorkerConfig, report: Callable[[str, float], None] = _
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(
-        config.model_path, device=device, dtype=config.dtype, is_fused=config.fused_layers, report=report
+        config.model_path,
+        device=device,
+        dtype=config.dtype,
+        is_fused=config.fused_layers,
+        is_packed=config.fused_layers,
+        report=report,
     )
     if num_threads := config.num_threads or (1 if model.num_parameters < MIN_THREADED_PARAMETERS else 0):
         torch.set_num_threads(num_threads)
