@@ -234,6 +234,17 @@ def test_warm_up_captures_the_largest_first_and_needs_no_work(device: torch.devi
     assert world.graphs.num_graphs == 5
 
 
+def test_graphs_can_be_captured_at_any_time(device: torch.device) -> None:
+    """Before a step, between steps, in the mode in which models run and out of it."""
+    world = World(_make_model(device), cost=NEVER)
+    world.both(lambda batch: batch.add(0, 4))
+    assert world.step(0)
+    world.graphs.warm_up([GraphShape(2)])
+    world.both(lambda batch: batch.add(0, 4))
+    assert world.step(1)
+    assert world.graphs.num_graphs == 2
+
+
 def test_there_are_no_more_graphs_than_fit(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parrot_workers.engine.cuda_graphs.MAX_GRAPHS", 1)
     world = World(_make_model(device), cost=NEVER)

@@ -121,6 +121,7 @@ class DecodeGraphs:
         """Graphs that were captured."""
         return len(self._graphs)
 
+    @torch.inference_mode()
     def run(
         self, plan: AttentionPlan, input_ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor
     ) -> torch.Tensor | None:
@@ -151,6 +152,7 @@ class DecodeGraphs:
         assert self._logits is not None
         return self._logits[: plan.num_rows]
 
+    @torch.inference_mode()
     def warm_up(self, shapes: Iterable[GraphShape], report: Callable[[float], None] = lambda share: None) -> None:
         """Capture graphs before there is work, the largest first, so that smaller ones find room in its memory.
 
