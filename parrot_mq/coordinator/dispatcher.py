@@ -66,7 +66,6 @@ class DispatcherActor(Actor):
         return DispatcherStatistics(
             num_ready=len(self._queue),
             num_running=len(self._holders),
-            num_needed_prefixes=self._needs.num_prefixes,
             num_batches=self._num_batches,
             num_assigned=self._num_assigned,
             num_returned=self._num_returned,

@@ -17,7 +17,6 @@ STATES = ("loading", "ready", "draining")
 _GAUGES = {
     "num_ready": ("parrot_generations_ready", "Generations that wait for a worker with room"),
     "num_running": ("parrot_generations_running", "Generations that a worker has"),
-    "num_needed_prefixes": ("parrot_prefixes_needed", "Different prefixes that unfinished generations begin with"),
 }
 _COUNTERS = {
     "num_batches": ("parrot_batches", "Batches that were sent to workers"),

@@ -25,7 +25,6 @@ class DispatcherStatistics:
     Attributes:
         num_ready: Generations that wait for a worker with room.
         num_running: Generations that a worker has.
-        num_needed_prefixes: Different prefixes that unfinished generations begin with.
         num_batches: Batches that were sent to workers, since the dispatcher began.
         num_assigned: Generations in these.
         num_returned: Generations that came back unfinished.
@@ -34,7 +33,6 @@ class DispatcherStatistics:
 
     num_ready: int
     num_running: int
-    num_needed_prefixes: int
     num_batches: int
     num_assigned: int
     num_returned: int

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.needs import MAX_PREFIXES, PrefixNeeds
+from parrot_mq.coordinator.needs import MAX_COUNTED, MAX_PREFIXES, PrefixNeeds
 from parrot_mq.program import prefix_hashes
 
 keys = st.integers(0, 9).map(lambda number: f"t.s.v{number}")
@@ -41,8 +41,7 @@ class NeedsModel(RuleBasedStateMachine):
         assert [counts[prefix] for prefix in found] == sorted(counts.values(), reverse=True)[:num_wanted]
 
     @invariant()
-    def is_whole(self) -> None:
-        self.needs.check_integrity()
+    def has_all(self) -> None:
         assert len(self.needs) == len(self.known)
 
 
@@ -56,6 +55,8 @@ def test_of_equals_the_older_one_comes_first() -> None:
         needs.set(key, (key,))
     needs.set("d", ("b",))
     assert needs.most_needed(3) == ("b", "a", "c")
+    needs.set("a", ("a", "aa"))
+    assert needs.most_needed(4) == ("b", "a", "aa", "c"), "what is known better later stays where it was"
 
 
 def test_a_prompt_with_very_many_parts_counts_with_its_first() -> None:
@@ -63,4 +64,16 @@ def test_a_prompt_with_very_many_parts_counts_with_its_first() -> None:
     needs.set("a", tuple(f"{number}" for number in range(10_000)))
     assert needs.most_needed(10_000) == tuple(f"{number}" for number in range(MAX_PREFIXES))
     needs.remove("a")
-    needs.check_integrity()
+    assert needs.most_needed(10_000) == ()
+
+
+def test_of_very_many_generations_the_oldest_count() -> None:
+    needs = PrefixNeeds()
+    for number in range(3 * MAX_COUNTED):
+        needs.set(f"{number}", ("root" if number < MAX_COUNTED else "late", f"{number}"))
+    found = needs.most_needed(MAX_COUNTED)
+    assert found[0] == "root"
+    assert "late" not in found
+    for number in range(MAX_COUNTED):
+        needs.remove(f"{number}")
+    assert needs.most_needed(1) == ("late",)

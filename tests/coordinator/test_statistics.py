@@ -38,7 +38,6 @@ async def test_a_coordinator_counts_what_is_to_do_and_what_was_done() -> None:
         await eventually(lambda: len(gate.held) == 2 and _dispatcher(service).num_ready == 1)
         found = _dispatcher(service)
         assert (found.num_running, found.num_assigned, found.num_returned) == (2, 2, 0)
-        assert found.num_needed_prefixes == 3, "nothing is known of the prompt that waits"
         assert _statistics(service).num_unfinished == 4
         assert [worker.state for worker in _statistics(service).workers] == ["ready"]
         gate.open()
@@ -46,7 +45,7 @@ async def test_a_coordinator_counts_what_is_to_do_and_what_was_done() -> None:
         await run.get("waiting")
         await eventually(lambda: _statistics(service).num_unfinished == 0 and not _dispatcher(service).num_running)
         found = _dispatcher(service)
-        assert (found.num_ready, found.num_assigned, found.num_needed_prefixes) == (0, 4, 0)
+        assert (found.num_ready, found.num_assigned) == (0, 4)
         assert found.num_batches >= 2
 
 
@@ -86,7 +85,6 @@ def test_the_metrics_are_the_statistics() -> None:
     dispatcher = DispatcherStatistics(
         num_ready=1,
         num_running=2,
-        num_needed_prefixes=3,
         num_batches=4,
         num_assigned=5,
         num_returned=6,
@@ -101,7 +99,6 @@ def test_the_metrics_are_the_statistics() -> None:
     assert _value(collector, "parrot_tasks_unfinished") == 9
     assert _value(collector, "parrot_generations_ready", model="m") == 1
     assert _value(collector, "parrot_generations_running", model="m") == 2
-    assert _value(collector, "parrot_prefixes_needed", model="m") == 3
     assert _value(collector, "parrot_batches_total", model="m") == 4
     assert _value(collector, "parrot_generations_assigned_total", model="m") == 5
     assert _value(collector, "parrot_generations_returned_total", model="m") == 6
