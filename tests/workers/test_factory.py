@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ async def test_settings_become_an_engine_in_a_thread(checkpoint: Callable[[str],
         model_path=checkpoint("llama"), num_slots=3, max_context_tokens=100, device="cpu", num_threads=1
     )
     requests = [make_request(f"r{i}", f"question {i}", max_tokens=6) for i in range(5)]
-    async with EngineThread(lambda: create_engine(config)) as engine:
+    async with EngineThread(partial(create_engine, config)) as engine:
         assert (engine.num_slots, engine.max_context_tokens) == (3, 100)
         await engine.submit(requests)
         found: list[EngineEvent] = []
@@ -37,7 +38,7 @@ async def test_settings_become_an_engine_in_a_thread(checkpoint: Callable[[str],
 async def test_a_bad_checkpoint_reaches_who_starts_the_thread(tmp_path: Path) -> None:
     config = WorkerConfig(model_path=tmp_path)
     with pytest.raises(CheckpointError, match=r"it has no config\.json"):
-        await EngineThread(lambda: create_engine(config)).__aenter__()
+        await EngineThread(partial(create_engine, config)).__aenter__()
 
 
 @pytest.mark.skipif(not (checkpoint_path() / "config.json").exists(), reason="the tiny model is not trained yet")
