@@ -44,16 +44,16 @@ def flash_kernel(scale: float) -> Kernel:
     NOTE: two things it does that one might not expect: `is_causal` begins at the upper left corner also when q_len and
     kv_len differ, and the log-sum-exp of a row that sees nothing is 0.
     """
-    assert _FLASH is not None
-    return partial(_flash, scale)
+    flash = _FLASH
+    assert flash is not None
 
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = flash(q, k, v, 0.0, is_causal, attn_mask=mask, scale=scale)
+        return out, lse
 
-def _flash(
-    scale: float, q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    assert _FLASH is not None
-    out, lse = _FLASH(q, k, v, 0.0, is_causal, attn_mask=mask, scale=scale)
-    return out, lse
+    return kernel
 
 
 def matmul_kernel(scale: float, softcap: float | None = None) -> Kernel:

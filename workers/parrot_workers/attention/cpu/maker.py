@@ -1,9 +1,8 @@
-"""From rounds of units to calls of the kernel, and from the results of calls to those of rows."""
+"""From what is to be read to calls of the kernel: what is read in place, what is gathered, and together with what."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,22 +11,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from parrot_workers.attention.cpu_calls import (
+from parrot_workers.attention.cpu.calls import (
     BatchCall,
     Call,
     CausalBatchCall,
-    Gather,
-    LayerInput,
     NodeCall,
-    Part,
-    Run,
+    RunsCall,
     SequenceCall,
-    Source,
 )
-from parrot_workers.attention.cpu_kernels import merge
-from parrot_workers.attention.cpu_units import Band, Causal, CutSizes, Round, Unit
+from parrot_workers.attention.cpu.rounds import ReadyRound, Work
+from parrot_workers.attention.cpu.sources import Gather, Run, Source, Strided
+from parrot_workers.attention.cpu.units import Band, Causal, CutSizes, Round, Unit
 
-__all__ = ["HeadShape", "Work", "Workspace", "make_work"]
+__all__ = ["HeadShape", "Workspace", "make_work"]
 
 RUN_BYTES = 256 << 10
 """K and V of a stretch of pages that is read in place. A call costs as much as copying about so much."""
@@ -74,61 +70,6 @@ class Workspace:
                 memory = self._memory[dtype] = torch.empty(2, num_elements, dtype=dtype)
         k, v = memory[:, :num_elements]
         return k, v
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyRound:
-    """Calls of which no two have a row in common.
-
-    Attributes:
-        calls: In any order.
-        rows: Where their results belong, one after the other. In the first round, which has all rows: which result
-            belongs to each row. None for all rows in order.
-    """
-
-    calls: Sequence[Call]
-    rows: slice | Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """All calls of a step, for layers of one shape."""
-
-    rounds: Sequence[ReadyRound]
-
-    def run(self, layer: LayerInput) -> Tensor:
-        """Returns: shape [num_rows, num_kv_heads, group, head_dim]."""
-        first, *others = self.rounds
-        out, lse = _compute(first.calls, layer)
-        if isinstance(first.rows, Tensor):
-            out, lse = out.index_select(0, first.rows), lse.index_select(0, first.rows)
-        for each in others:
-            out, lse = _add(out, lse, each.rows, _compute(each.calls, layer))
-        return out
-
-
-def _compute(calls: Sequence[Call], layer: LayerInput) -> Part:
-    parts = [call(layer) for call in calls]
-    if len(parts) == 1:
-        return parts[0]
-    return Part(torch.cat([part.out for part in parts]), torch.cat([part.lse for part in parts]))
-
-
-def _add(out: Tensor, lse: Tensor, rows: slice | Tensor | None, part: Part) -> tuple[Tensor, Tensor]:
-    """Merge a part into its rows. `out` and `lse` are written to, or replaced."""
-    if rows is None:
-        return merge(out, lse, *part), torch.logaddexp(lse, part.lse)
-    if isinstance(rows, Tensor):
-        before = Part(out.index_select(0, rows), lse.index_select(0, rows))
-        out.index_copy_(0, rows, merge(*before, *part))
-        lse.index_copy_(0, rows, torch.logaddexp(before.lse, part.lse))
-    else:
-        out[rows] = merge(out[rows], lse[rows], *part)
-        lse[rows] = torch.logaddexp(lse[rows], part.lse)
-    return out, lse
-
-
-# -- making the calls ------------------------------------------------------------------------------------------------
 
 
 def make_work(rounds: Iterable[Round], shape: HeadShape, num_rows: int, workspace: Workspace) -> Work:
@@ -178,16 +119,40 @@ class _Maker:
         self._page_size = page_size
 
     def add_units(self, units: Sequence[Unit]) -> None:
+        runs = sorted((unit for unit in units if unit.is_run), key=_by_size_and_place)
+        alone = []
+        min_run = self._shape.sizes.min_run
+        for alike in _progressions(runs):
+            if len(alike) > 1 and len(alike) * alike[0].num_tokens >= min_run:
+                self._add_strided(alike)
+            else:
+                alone += alike
+        self._add_runs([unit for unit in alone if unit.num_tokens >= min_run])
+        gathered = [unit for unit in alone if unit.num_tokens < min_run] + [unit for unit in units if not unit.is_run]
+        self._add_gathered(sorted(gathered, key=_by_size_and_place))
+
+    def _add_strided(self, units: Sequence[Unit]) -> None:
+        first, second = units[:2]
+        begin, after = (int(unit.pages[0]) * self._page_size for unit in (first, second))
+        rows = np.concatenate([_rows(unit.row, unit.num_rows) for unit in units])
+        source = Strided(len(units), begin, after - begin, first.num_tokens)
+        self._add(BatchCall(_index(rows), first.num_rows, source, None), rows)
+
+    def _add_runs(self, units: Sequence[Unit]) -> None:
+        single = [unit for unit in units if unit.num_rows == 1]
+        if single:
+            runs = [(unit.row, int(unit.pages[0]) * self._page_size, unit.num_tokens) for unit in single]
+            self._add(RunsCall(runs), np.array([unit.row for unit in single]))
         for unit in units:
-            if unit.is_run:
+            if unit.num_rows > 1:
                 source = Run(int(unit.pages[0]) * self._page_size, unit.num_tokens)
                 self._add(NodeCall(unit.row, unit.num_rows, source), _rows(unit.row, unit.num_rows))
-        gathered = [unit for unit in units if not unit.is_run]
-        gathered.sort(key=lambda unit: (unit.num_rows, len(unit.pages)))
-        for _, alike in groupby(gathered, key=lambda unit: unit.num_rows):
+
+    def _add_gathered(self, units: Sequence[Unit]) -> None:
+        max_tokens = GATHERED_BYTES // self._shape.token_bytes
+        for _, alike in groupby(units, key=lambda unit: unit.num_rows):
             family = list(alike)
-            max_tokens = GATHERED_BYTES // self._shape.token_bytes
-            for begin, end in _chunks([len(unit.pages) * self._page_size for unit in family], max_tokens):
+            for begin, end in _chunks([unit.num_tokens for unit in family], max_tokens):
                 self._add_batch(family[begin:end])
 
     def _add_batch(self, units: Sequence[Unit]) -> None:
@@ -241,6 +206,27 @@ class _Maker:
         heads = (batch, max_pages * page_size, shape.num_kv_heads, shape.head_dim)
         k_heads, v_heads = (memory.view(heads)[:, :max_tokens].transpose(1, 2) for memory in (k, v))
         return Gather(table, page_size, k.view(-1, width), v.view(-1, width), k_heads, v_heads)
+
+
+def _by_size_and_place(unit: Unit) -> tuple[int, int, int]:
+    return unit.num_rows, unit.num_tokens, int(unit.pages[0])
+
+
+def _progressions(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Cut sorted units into rows of equal ones whose first pages are equally far apart."""
+    rows: list[list[Unit]] = []
+    stride = None
+    for unit in units:
+        before = rows[-1][-1] if rows else None
+        is_alike = before is not None and before[1] == unit[1] and before.num_tokens == unit.num_tokens
+        distance = int(unit.pages[0] - before.pages[0]) if before is not None else 0
+        if is_alike and stride in (None, distance):
+            rows[-1].append(unit)
+            stride = distance
+        else:
+            rows.append([unit])
+            stride = None
+    return rows
 
 
 def _rows(row: int, num_rows: int) -> npt.NDArray[np.int64]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from parrot_workers.attention.cpu_calls import LayerInput
-from parrot_workers.attention.cpu_kernels import HAS_FLASH, Kernel, flash_kernel, matmul_kernel
-from parrot_workers.attention.cpu_units import cut_levels, cut_window
-from parrot_workers.attention.cpu_work import HeadShape, Work, Workspace, make_work
+from parrot_workers.attention.cpu.kernels import HAS_FLASH, Kernel, flash_kernel, matmul_kernel
+from parrot_workers.attention.cpu.maker import HeadShape, Workspace, make_work
+from parrot_workers.attention.cpu.rounds import Work
+from parrot_workers.attention.cpu.sources import LayerInput
+from parrot_workers.attention.cpu.units import cut_levels, cut_window
 from parrot_workers.attention.plan import AttentionPlan
 
 __all__ = ["CPUBackend"]

@@ -28,8 +28,8 @@ class CutSizes(NamedTuple):
     """In tokens of one layer.
 
     Attributes:
-        min_run: Fewer tokens are gathered even if their pages follow one another.
-        max_gathered: More tokens than these are gathered in several units.
+        min_run: A stretch of consecutive pages with at least so many tokens becomes a unit of its own.
+        max_gathered: What is left of an entry is cut into units of at most so many tokens.
     """
 
     min_run: int
@@ -44,7 +44,7 @@ class Unit(NamedTuple):
         num_rows: How many.
         pages: What they read.
         num_tokens: Tokens on these pages; only the last page may be filled in part.
-        is_run: Whether the pages follow one another and are to be read in place.
+        is_run: Whether the pages follow one another, so that they can be read in place.
     """
 
     row: int
@@ -176,29 +176,24 @@ def _cut_causal(
 
 
 def _cut(row: int, num_rows: int, pages: Int32Array, num_tokens: int, page_size: int, sizes: CutSizes) -> list[Unit]:
-    """What is gathered first, so that it falls into one round with what other sequences gather; then long runs."""
+    """What lies scattered comes first, so that it falls into one round with what is scattered of other sequences."""
     num_unused = len(pages) * page_size - num_tokens
-    runs, rest = _split_runs(pages, -(-sizes.min_run // page_size))
-    num_at_once = max(1, sizes.max_gathered // page_size)
-    gathered = [rest[begin : begin + num_at_once] for begin in range(0, len(rest), num_at_once)]
-    parts = [(part, False) for part in gathered] + [(part, True) for part in runs]
     last_page = pages[-1] if len(pages) else -1
     return [
         Unit(row, num_rows, part, len(part) * page_size - (num_unused if part[-1] == last_page else 0), is_run)
-        for part, is_run in parts
+        for part, is_run in _split(pages, -(-sizes.min_run // page_size), max(1, sizes.max_gathered // page_size))
     ]
 
 
-def _split_runs(pages: Int32Array, min_pages: int) -> tuple[list[Int32Array], Int32Array]:
-    """Runs of at least so many consecutive pages, and all other pages."""
-    if len(pages) < min_pages:
-        return [], pages
-    breaks = np.flatnonzero(np.diff(pages) != 1) + 1
+def _split(pages: Int32Array, min_run: int, max_gathered: int) -> list[tuple[Int32Array, bool]]:
+    """Pages that follow one another, where there are enough of them, and the rest in pieces; sizes in pages."""
+    breaks = np.flatnonzero(pages[1:] != pages[:-1] + 1) + 1
     if not len(breaks):
-        return [pages], pages[:0]
-    pieces = np.split(pages, breaks)
-    short = [piece for piece in pieces if len(piece) < min_pages]
-    return [piece for piece in pieces if len(piece) >= min_pages], np.concatenate([pages[:0], *short])
+        return [(pages, True)] if len(pages) else []
+    runs = np.split(pages, breaks) if len(pages) >= min_run else [pages]
+    long = [(run, True) for run in runs if len(run) >= min_run]
+    rest = np.concatenate([pages[:0], *(run for run in runs if len(run) < min_run)])
+    return [(rest[begin : begin + max_gathered], False) for begin in range(0, len(rest), max_gathered)] + long
 
 
 def _slots_of(pages: Int32Array, page_size: int) -> Int32Array:
