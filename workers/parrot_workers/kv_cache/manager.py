@@ -40,7 +40,7 @@ class CacheManager:
         self._allocator = PageAllocator(num_pages)
         self._tree = PrefixTree(page_size)
         # Evicted together with what is needed, see `PrefixTree.evict`; not so many that a step has to wait for it.
-        self._num_spare_pages = min(num_pages // 16, 512)
+        self._num_spare_pages = min(num_pages // 16, 1024)
         self._num_lookup_tokens = 0
         self._num_hit_tokens = 0
         self._num_copied_tokens = 0
