@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from parrot_workers.attention import ALWAYS, NEVER, AttentionPlan, CostModel, SequenceSpan, build_plan
-from parrot_workers.attention.flashinfer import FlashInferBackend, check_layer
+from parrot_workers.attention.flashinfer import SHORT_PLACE, FlashInferBackend, check_layer
 from parrot_workers.attention.flashinfer_graphs import FlashInferGraph, GraphArrays
 from parrot_workers.attention.graph_shape import GraphShape, find_shape
+from parrot_workers.attention.level import Entry, Piece, make_level
+from parrot_workers.attention.mixed_level import split_short_entries
 from parrot_workers.engine.cuda_graphs import CudaRecorder, Recorder
 
 from parrot_mq.errors import ConfigurationError
@@ -96,7 +99,7 @@ def backend(request: pytest.FixtureRequest) -> FlashInferBackend:
 
 @pytest.mark.parametrize("cost", [ALWAYS, SOME_LEVELS, NEVER], ids=["always", "some", "never"])
 @pytest.mark.parametrize("is_aligned", [True, False], ids=["whole-pages", "inside-pages"])
-@pytest.mark.parametrize("max_rows", [1, 12], ids=["decode", "mixed"])
+@pytest.mark.parametrize("max_rows", [1, 12, 60], ids=["decode", "chunks", "prompts"])
 @pytest.mark.parametrize("seed", range(4))
 def test_levels_give_what_dense_attention_gives(
     backend: FlashInferBackend, seed: int, cost: CostModel, is_aligned: bool, max_rows: int
@@ -105,6 +108,40 @@ def test_levels_give_what_dense_attention_gives(
     plan, spans, num_pages = _make_step(seed, cost=cost, max_rows=max_rows, is_aligned=is_aligned)
     backend.plan(plan)
     _assert_attends(backend, spans, num_pages, seed=seed)
+
+
+@pytest.mark.parametrize("cost", [ALWAYS, NEVER], ids=["levels", "flat"])
+@pytest.mark.parametrize("window", [None, 9])
+def test_outputs_beside_a_prompt_are_run_apart(backend: FlashInferBackend, cost: CostModel, window: int | None) -> None:
+    """A long chunk does not decide how the keys of sequences with one new token are cut."""
+    plan, spans, num_pages = _make_step(4, cost=cost, num_sequences=12)
+    long = max(spans, key=lambda span: span.end)
+    spans = [replace(span, begin=0) if span is long else span for span in spans]
+    assert long.end > 40
+    plan = build_plan(spans, page_size=PAGE_SIZE, cost=cost)
+    backend.plan(plan)
+    _assert_attends(backend, [spans[index] for index in plan.order], num_pages, window=window)
+    assert sorted(place for _, place in backend.wrappers)[:2] == [SHORT_PLACE, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_short_entries_are_those_of_few_rows(seed: int) -> None:
+    """Both parts together read what the level reads; the short part is short, and the long part leaves it out."""
+    rng = np.random.default_rng(seed)
+    entries = [
+        Entry(int(num_rows), (Piece(rng.integers(1, 99, 9, dtype=np.int32), int(rng.integers(1, 36))),))
+        for num_rows in rng.choice([1, 2, 3, 50], size=10)
+    ]
+    level = make_level(entries, page_size=PAGE_SIZE)
+    mixed = split_short_entries(level, max_rows=2)
+    assert mixed is not None
+    is_short = np.diff(level.qo_indptr) <= 2
+    assert mixed.long.kv_lens.tolist() == np.where(is_short, 0, level.kv_lens).tolist()
+    assert mixed.short.kv_lens.tolist() == level.kv_lens[is_short].tolist()
+    assert len(mixed.long.kv_indices) + len(mixed.short.kv_indices) == len(level.kv_indices)
+    assert len(mixed.rows) == mixed.short.qo_indptr[-1] == np.diff(level.qo_indptr)[is_short].sum()
+    assert split_short_entries(mixed.short, max_rows=2) is None
+    assert split_short_entries(level, max_rows=50) is None
 
 
 @pytest.mark.parametrize("heads", [Heads(2, 2), Heads(4, 1, 128), Heads(8, 1), Heads(12, 4)], ids=str)

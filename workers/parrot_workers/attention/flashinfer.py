@@ -16,14 +16,27 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
 import torch
 
-from parrot_mq.errors import ConfigurationError
+from parrot_workers.attention.flashinfer_levels import (
+    DTYPES,
+    LayerKind,
+    LevelArrays,
+    check_layer,
+    plan_arguments,
+    upload,
+)
 from parrot_workers.attention.level import Level
+from parrot_workers.attention.mixed_level import split_short_entries
 from parrot_workers.attention.plan import AttentionPlan
 
-__all__ = ["FlashInferBackend", "LayerKind", "LevelArrays", "Levels", "Workspace", "check_layer", "plan_arguments"]
+__all__ = ["DTYPES", "FlashInferBackend", "Workspace", "check_layer"]
+
+SMALL_TILE: Final = 16
+"""FlashInfer's smallest tile: rows times the query heads that share a KV head."""
+
+SHORT_PLACE: Final = -1
+"""Place of the part of the last level that is run apart, among the levels counted from the last one outwards."""
 
 WORKSPACE_BYTES: Final = 256 << 20
 """Partial results of keys that were split between blocks. Outside of graphs FlashInfer splits only to fill the GPU, two
@@ -41,10 +54,17 @@ class Levels(Protocol):
 
 
 class ReadyLevel(NamedTuple):
-    """A wrapper that was planned for this step."""
+    """A wrapper that was planned for this step.
+
+    Attributes:
+        wrapper: FlashInfer's.
+        page_size: Tokens in a page of the level.
+        rows: The rows whose results it gives, int64, on the device; none if it gives a part of all results.
+    """
 
     wrapper: Any
     page_size: int
+    rows: torch.Tensor | None = None
 
 
 class Workspace:
@@ -72,7 +92,7 @@ class FlashInferBackend:
         workspace: Shared with backends that run on the same stream.
 
     Attributes:
-        wrappers: FlashInfer's wrappers, by kind of layer and by level, counted from the last one outwards.
+        wrappers: FlashInfer's wrappers, by kind of layer and place of the level, counted from the last one outwards.
     """
 
     def __init__(self, device: torch.device, *, library: Any = None, workspace: Workspace | None = None) -> None:
@@ -83,7 +103,7 @@ class FlashInferBackend:
         self._plan: Levels | None = None
         self.wrappers: dict[tuple[LayerKind, int], Any] = {}
         self._ready: dict[LayerKind, list[ReadyLevel]] = {}
-        self._arrays: dict[int, LevelArrays] = {}
+        self._arrays: dict[int, tuple[Level, LevelArrays]] = {}  # by identity, which lasts as long as the level is here
 
     def plan(self, plan: AttentionPlan) -> None:
         """Prepare for a step."""
@@ -104,25 +124,16 @@ class FlashInferBackend:
         if kind not in self._ready:  # a kind of layer that no step before this one had
             self._prepare(kind)
             self._note_copies()
-        own, *upper = self._ready[kind]
-        # Not left to FlashInfer, which would fill its outputs with zeros first. Memory is taken anew for each call: the
-        # caching allocator makes that cheap, and a graph that is being captured takes it from its own pool.
-        out, lse = self._run_level(own, q, keys, values, has_lse=bool(upper))
-        for level in upper:
-            part, part_lse = self._run_level(level, q, keys, values, has_lse=True)
-            self.library.merge_state_in_place(out, lse, part, part_lse)
+        own, *others = self._ready[kind]
+        out, lse = _run_level(own, q, keys, values)
+        for level in others:
+            if level.rows is None:
+                self.library.merge_state_in_place(out, lse, *_run_level(level, q, keys, values))
+            else:
+                part, part_lse = _run_level(level, q.index_select(0, level.rows), keys, values)
+                out.index_copy_(0, level.rows, part)
+                lse.index_copy_(0, level.rows, part_lse)
         return out
-
-    def _run_level(
-        self, level: ReadyLevel, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, has_lse: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns: result like q, and log-sum-exp to base 2, shape [num_rows, num_qo_heads], fp32."""
-        if level.page_size != keys.shape[1]:
-            keys, values = (cache.view(-1, level.page_size, *cache.shape[2:]) for cache in (keys, values))
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device) if has_lse else None
-        level.wrapper.run(q, (keys, values), out=out, lse=lse, return_lse=has_lse)
-        return out, lse
 
     def _begin(self, plan: Levels) -> None:
         if self._copied is not None:
@@ -144,24 +155,51 @@ class FlashInferBackend:
         check_layer(
             num_qo_heads=kind.num_qo_heads, num_kv_heads=kind.num_kv_heads, head_dim=kind.head_dim, dtype=kind.dtype
         )
-        levels = (self._plan.flat,) if kind.is_flat else self._plan.levels
-        # The last level comes first: it is the one that every plan has.
-        self._ready[kind] = [self._prepare_level(kind, place, level) for place, level in enumerate(reversed(levels))]
+        *upper, own = (self._plan.flat,) if kind.is_flat else self._plan.levels
+        # Its own level comes first, and what is copied into the result before what is merged into it.
+        places = self._prepare_own(kind, own)
+        self._ready[kind] = places + [
+            self._prepare_level(kind, place, level) for place, level in enumerate(reversed(upper), start=1)
+        ]
+
+    def _prepare_own(self, kind: LayerKind, level: Level) -> list[ReadyLevel]:
+        """The last level, in one part or in two."""
+        mixed = split_short_entries(level, max_rows=max(1, SMALL_TILE * kind.num_kv_heads // kind.num_qo_heads))
+        if mixed is None:
+            return [self._prepare_level(kind, 0, level)]
+        rows = torch.from_numpy(mixed.rows)
+        if self.device.type == "cuda":
+            rows = rows.pin_memory().to(self.device, non_blocking=True)
+        short = self._prepare_level(kind, SHORT_PLACE, mixed.short)
+        return [self._prepare_level(kind, 0, mixed.long), short._replace(rows=rows)]
 
     def _prepare_level(self, kind: LayerKind, place: int, level: Level) -> ReadyLevel:
         arrays = self._upload(level)
         wrapper = self.wrappers.get((kind, place))
         if wrapper is None:
             wrapper = self.wrappers[kind, place] = self._make_wrapper(kind, place, arrays)
-        wrapper.plan(**plan_arguments(kind, place, arrays), max_token_per_sequence=arrays.max_rows)
+        is_causal = place <= 0
+        wrapper.plan(**plan_arguments(kind, arrays, is_causal=is_causal), max_token_per_sequence=arrays.max_rows)
         return ReadyLevel(wrapper, arrays.page_size)
 
     def _make_wrapper(self, kind: LayerKind, place: int, arrays: LevelArrays) -> Any:
         return self.library.BatchPrefillWithPagedKVCacheWrapper(self.workspace.buffer, "NHD", backend="fa2")
 
     def _upload(self, level: Level) -> LevelArrays:
-        if (arrays := self._arrays.get(id(level))) is None:
-            arrays = self._arrays[id(level)] = _upload(level, self.device)
-        return arrays
+        if id(level) not in self._arrays:
+            self._arrays[id(level)] = (level, upload(level, self.device))
+        return self._arrays[id(level)][1]
 
 
+def _run_level(
+    level: ReadyLevel, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns: result like q, and log-sum-exp to base 2, shape [num_rows, num_qo_heads], fp32."""
+    if level.page_size != keys.shape[1]:
+        keys, values = (cache.view(-1, level.page_size, *cache.shape[2:]) for cache in (keys, values))
+    # Not left to FlashInfer, which would fill its outputs with zeros first. Memory is taken anew for each call: the
+    # caching allocator makes that cheap, and a graph that is being captured takes it from its own pool.
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    level.wrapper.run(q, (keys, values), out=out, lse=lse, return_lse=True)
+    return out, lse

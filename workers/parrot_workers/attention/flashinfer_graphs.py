@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import torch
 
-from parrot_workers.attention.flashinfer import FlashInferBackend, LayerKind, LevelArrays, plan_arguments
+from parrot_workers.attention.flashinfer import FlashInferBackend
+from parrot_workers.attention.flashinfer_levels import LayerKind, LevelArrays, plan_arguments
 from parrot_workers.attention.graph_shape import GraphShape, PaddedPlan
 from parrot_workers.attention.plan import AttentionPlan
 
@@ -90,6 +91,6 @@ class FlashInferGraph(FlashInferBackend):
         wrapper = self.library.BatchPrefillWithPagedKVCacheWrapper(
             self.workspace.buffer, "NHD", use_cuda_graph=True, backend="fa2", **buffers
         )
-        num_bytes, _ = wrapper.workspace_size(**plan_arguments(kind, place, arrays))
+        num_bytes, _ = wrapper.workspace_size(**plan_arguments(kind, arrays, is_causal=place == 0))
         wrapper.reset_workspace_buffer(self.workspace.at_least(num_bytes), self._graph_arrays.schedule(kind, place))
         return wrapper

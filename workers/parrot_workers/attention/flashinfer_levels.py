@@ -17,6 +17,7 @@ HEAD_DIMS: Final = (64, 128, 256)
 MAX_MERGED_ELEMENTS: Final = 8192
 """`merge_state` has a thread for each 8 elements of a row, and a block has 1024: more heads cannot be merged."""
 
+
 class LayerKind(NamedTuple):
     """What FlashInfer's plan depends on besides the index arrays; layers that agree in it share a plan."""
 
@@ -74,7 +75,7 @@ def check_layer(*, num_qo_heads: int, num_kv_heads: int, head_dim: int, dtype: t
         raise ConfigurationError(sentence, setting="attention")
 
 
-def plan_arguments(kind: LayerKind, place: int, arrays: LevelArrays) -> dict[str, Any]:
+def plan_arguments(kind: LayerKind, arrays: LevelArrays, *, is_causal: bool) -> dict[str, Any]:
     """Arguments of FlashInfer's `plan`, and of `workspace_size`."""
     return {
         "qo_indptr": arrays.qo_indptr,
@@ -85,7 +86,7 @@ def plan_arguments(kind: LayerKind, place: int, arrays: LevelArrays) -> dict[str
         "num_kv_heads": kind.num_kv_heads,
         "head_dim_qk": kind.head_dim,
         "page_size": arrays.page_size,
-        "causal": place == 0,
+        "causal": is_causal,
         "sm_scale": kind.scale,
         "logits_soft_cap": kind.softcap,
         # Ours counts the query itself, theirs the tokens to its left.

@@ -1,8 +1,8 @@
 """Keep entries of few rows apart from those of many. numpy only.
 
-FlashInfer cuts the rows of all entries of a call into tiles of one size, 16, 64 or 128, by their average. In a step that
-reads a prompt beside outputs, each sequence with one new token would fill a tile of 128 rows with one, and multiply its
-keys with all of them.
+FlashInfer cuts the rows of all entries of a call into tiles of one size, 16, 64 or 128, by their average. In a step
+that reads a prompt beside outputs, each sequence with one new token would fill a tile of 128 rows with one, and
+multiply its keys with all of them.
 """
 
 from __future__ import annotations
