@@ -137,7 +137,7 @@ class World:
             self.graphed.forward(*inputs, self.backend)
         else:
             assert logits.shape == expected.shape
-            torch.testing.assert_close(logits, expected, atol=0.02, rtol=0.02)
+            torch.testing.assert_close(logits, expected, atol=0.03, rtol=0.03)
         self._assert_same_cache()
         self.both(Batch.advance)
         return logits is not None
@@ -151,7 +151,7 @@ class World:
     def _assert_same_cache(self) -> None:
         for layer in range(2):
             for one, other in zip(self._caches(self.graphed, layer), self._caches(self.eager, layer), strict=True):
-                torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
+                torch.testing.assert_close(one, other, atol=0.03, rtol=0.03)
 
     def _caches(self, batch: Batch, layer: int) -> list[torch.Tensor]:
         """Keys and values but for the dummy page, where padding rows write."""

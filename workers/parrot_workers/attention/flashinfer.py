@@ -147,7 +147,7 @@ class FlashInferBackend:
 
     def _note_copies(self) -> None:
         if self._copied is not None:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(self.device))
 
     def _prepare(self, kind: LayerKind) -> None:
         """Let FlashInfer plan all levels for a kind of layer."""
