@@ -107,7 +107,7 @@ class TreeModel(RuleBasedStateMachine):
 
 
 TestTreeModel = TreeModel.TestCase
-TestTreeModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTreeModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
 def test_what_diverges_inside_a_page_shares_the_pages_before_it() -> None:
