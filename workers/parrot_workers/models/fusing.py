@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from parrot_workers.models.lean_layer import Attention, ForeignMlp, GatedMlp, HeadNorm, JointNorm, LeanLayer, RmsNorm
+from parrot_workers.models.memory import give_back
 from parrot_workers.models.paged import LayerPass, LayerSpec
 from parrot_workers.models.trial import Trial
 
@@ -85,6 +86,7 @@ class _Prover:
             self.lean[layer] = lean.eval()
             for name, _ in list(layer.named_children()):
                 setattr(layer, name, None)  # the pass still holds the layer, and it shall not hold its weights
+            give_back()
 
     def _find_wiring(self, index: int, layer: nn.Module, x: Tensor, kwargs: dict[str, Any]) -> int | None:
         layer, x = copy.deepcopy(layer).float(), x.float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from parrot_mq.errors import CheckpointError, ConfigurationError, ParrotError
 from parrot_workers.models.checkpoint import check_files
 from parrot_workers.models.extra import import_extra
 from parrot_workers.models.loaded_model import LoadedModel
+from parrot_workers.models.memory import weights_apart
 from parrot_workers.models.paged import Unsupported
 from parrot_workers.models.progress import Report, report_weights, silent
 from parrot_workers.models.rotary import freeze_rotary
@@ -61,7 +62,7 @@ def load_model(
     with _quiet():
         with _as_checkpoint_error(path, "transformers could not load it"):
             tokenizer = _load_tokenizer(path)
-            model = _load_weights(path, dtype, report)
+            model = _load_weights(path, dtype, device, report)
         _check_model(path, model)
         model = _move(model, device).eval()
         return _prepare(path, model, tokenizer, report, is_fused=is_fused, is_packed=is_packed)
@@ -103,9 +104,10 @@ def _load_tokenizer(path: Path) -> Any:
     return auto.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
-def _load_weights(path: Path, dtype: str, report: Report) -> Any:
+def _load_weights(path: Path, dtype: str, device: str, report: Report) -> Any:
     auto = import_extra("transformers").AutoModelForCausalLM
-    with report_weights(report):
+    # What goes to a GPU comes best from the mapped file, which is no memory of this process.
+    with report_weights(report), weights_apart() if device == "cpu" else nullcontext():
         model, info = auto.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from parrot_workers.models.memory import give_back
 from parrot_workers.models.progress import Report, silent
 
 __all__ = ["PackedLinear", "pack_linears"]
@@ -59,6 +60,7 @@ def pack_linears(model: Any, report: Report = silent) -> int:
             if _is_equal(packed, linear):
                 setattr(parent, name, packed)
                 num_packed += 1
+                give_back()
         report("pack weights", (index + 1) / len(places))
     return num_packed
 
