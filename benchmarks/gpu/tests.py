@@ -13,7 +13,11 @@ from xml.etree import ElementTree
 from benchmarks.gpu.model import IS_REHEARSAL
 from benchmarks.gpu.stage import Deadline, tell
 
-SUITES = ("tests/attention", "tests/workers/test_engine_in_graphs.py", "tests/workers/test_cuda_graphs.py")
+SUITES = (
+    "tests/attention/test_flashinfer.py",
+    "tests/workers/test_engine_in_graphs.py",
+    "tests/workers/test_cuda_graphs.py",
+)
 MAX_FAILURES = 12
 
 
