@@ -214,4 +214,4 @@ class ManagerModel(RuleBasedStateMachine):
 
 
 TestManagerModel = ManagerModel.TestCase
-TestManagerModel.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestManagerModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

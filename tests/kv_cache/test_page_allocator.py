@@ -125,4 +125,4 @@ class AllocatorModel(RuleBasedStateMachine):
 
 
 TestAllocatorModel = AllocatorModel.TestCase
-TestAllocatorModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAllocatorModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
