@@ -109,6 +109,23 @@ def test_a_pin_survives_the_eviction_of_its_deepest_node() -> None:
     check_tree(tree, [])
 
 
+def test_a_prefix_that_was_cut_is_not_whole_again_when_others_take_its_place() -> None:
+    """Its leaf grows, but with other tokens; only a sequence that brings them can tell that they are back."""
+    tree = make_tree(2, [(1, 1, 2, 2)])
+    (leaf,) = tree.root("").children
+    _pin(tree, leaf, 4)
+    tree.evict(1)
+    store(tree, (1, 1, 3, 3))
+    assert leaf.tokens == (1, 1, 3, 3)
+    assert tree.notes.resident() == []
+    check_tree(tree, [])
+    store(tree, (9, 9))
+    tree.evict(1)
+    assert set(_leaves(tree)) == {(1, 1), (9, 9)}
+    tree.note_prefix("p", 2, leaf)
+    assert tree.notes.resident() == ["p"]
+
+
 def test_a_name_may_be_pinned_before_it_is_known() -> None:
     tree = make_tree(2, [(1, 1)])
     tree.pin(["p"])

@@ -254,7 +254,7 @@ def _hang_a_note_elsewhere(world: World) -> None:
     world.prefix.notes[0].node = world.half
 
 
-@_breaks("a note hangs too deep")
+@_breaks("does not hold its end")
 def _hang_a_note_too_deep(world: World) -> None:
     (note,) = world.prefix.notes
     note.node = world.held
@@ -263,6 +263,11 @@ def _hang_a_note_too_deep(world: World) -> None:
 
 @_breaks("neither whole nor pinned")
 def _keep_a_note_that_nobody_needs(world: World) -> None:
+    world.prefix.notes[0].is_whole = False
+
+
+@_breaks("does not hold its end")
+def _hang_a_note_too_high(world: World) -> None:
     world.prefix.notes[0].end = 8
 
 

@@ -96,7 +96,9 @@ class TreeModel(RuleBasedStateMachine):
     def the_tree_agrees(self) -> None:
         check_tree(self.tree, self.locked)
         for note in self.tree.notes:
-            assert str((note.node.salt, path(note.node)[: note.end])) == note.name or not note.is_whole
+            salt, tokens = eval(note.name)
+            assert (note.node.salt, path(note.node)[: note.end]) == (salt, tokens[: note.end])
+            assert note.is_whole == (note.end == len(tokens))
         for salt, tokens in self.known:
             match = find_match(self.tree.root(salt), tokens, self.tree.page_size)
             assert match.end + match.num_tail == len(tokens), "what was stored is not found"

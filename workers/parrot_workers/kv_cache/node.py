@@ -42,28 +42,25 @@ class Note:
 
     Attributes:
         name: Its hash.
-        end: Tokens of the prefix, whole pages.
+        end: Tokens of the prefix, whole pages; of a prefix that is not whole, as many as the tree has held ever since.
         node: The deepest node that holds some of them.
         is_pinned: Whether an unfinished task needs it.
+        is_whole: Whether the tree has held all of it ever since it was noted; what was lost may be other tokens now.
     """
 
-    __slots__ = ("end", "is_pinned", "name", "node")
+    __slots__ = ("end", "is_pinned", "is_whole", "name", "node")
 
     def __init__(self, name: str, end: int, node: Node, is_pinned: bool) -> None:
         self.name = name
         self.end = end
         self.node = node
         self.is_pinned = is_pinned
-
-    @property
-    def is_whole(self) -> bool:
-        """True while the tree holds all of the prefix."""
-        return self.end <= self.node.end
+        self.is_whole = True
 
     @property
     def is_resident(self) -> bool:
         """True while K/V of all of the prefix are there."""
-        return self.end <= self.node.start + self.node.num_computed
+        return self.is_whole and self.end <= self.node.start + self.node.num_computed
 
 
 class Node:
@@ -138,8 +135,7 @@ class Node:
     @property
     def pinned_end(self) -> int:
         """Position up to which a pinned prefix covers it."""
-        pinned = [min(note.end, self.end) for note in self.notes if note.is_pinned]
-        return max(pinned, default=self.start)
+        return max([note.end for note in self.notes if note.is_pinned], default=self.start)
 
     @property
     def segment(self) -> Segment:

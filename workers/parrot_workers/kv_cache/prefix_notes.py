@@ -82,21 +82,26 @@ class PrefixNotes:
         lower.notes = [note for note in lower.notes if note.node is lower]
 
     def shrink(self, node: Node) -> None:
-        """`node` has lost tokens from its end; if it has none left, pinned notes go up to its parent."""
-        for note in [note for note in node.notes if not note.is_whole]:
-            if not note.is_pinned:
+        """`node` has lost tokens from its end. Pinned notes stay with what is left of their prefixes."""
+        for note in [note for note in node.notes if note.end > node.end]:
+            if note.is_pinned:
+                self._cut(note)
+            else:
                 self._drop(note)
-            elif not node.tokens:
-                self._lift(note)
 
-    def _lift(self, note: Note) -> None:
-        parent = note.node.parent
-        if parent is None or parent.parent is None:  # nothing is left of the prefix
+    def _cut(self, note: Note) -> None:
+        node, parent = note.node, note.node.parent
+        assert parent is not None
+        note.is_whole = False
+        note.end = node.end
+        if node.tokens:
+            return
+        if parent.parent is None:  # nothing is left
             self._drop(note)
-        else:
-            note.node.notes.remove(note)
-            note.node = parent
-            parent.notes.append(note)
+            return
+        node.notes.remove(note)
+        note.node = parent
+        parent.notes.append(note)
 
     def _drop(self, note: Note) -> None:
         salt = note.node.salt
