@@ -76,7 +76,7 @@ def test_a_malformed_value_names_its_variable() -> None:
     [
         ("num_slots", 0),
         ("max_context_tokens", -1),
-        ("max_step_tokens", 0),
+        ("max_step_tokens", -1),
         ("page_size", 0),
         ("cache_tokens", -1),
         ("memory_fraction", 1.5),

@@ -25,7 +25,8 @@ class EngineConfig:
     Attributes:
         num_slots: Generations that run at a time.
         max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
-        max_step_tokens: Most tokens that go through the model at once.
+        max_step_tokens: Most tokens that go through the model at once; 0 takes 512 on a CPU, whose caches hold what lies
+            between the layers of so many, and 4096 on a GPU.
         cache_tokens: Tokens whose keys and values are kept; 0 takes what `memory_fraction` allows.
         memory_fraction: Share of the memory that the cache may take: on a GPU of what is free when the model is loaded
             and has its working memory, on a CPU of all there is. 0 takes 0.9 and 0.25.
@@ -40,7 +41,7 @@ class EngineConfig:
 
     num_slots: int = 64
     max_context_tokens: int = 0
-    max_step_tokens: int = 2048
+    max_step_tokens: int = 0
     cache_tokens: int = 0
     memory_fraction: float = 0.0
     page_size: int = 16
@@ -52,9 +53,9 @@ class EngineConfig:
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("num_slots", "max_step_tokens", "page_size"):
+        for name in ("num_slots", "page_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
-        for name in ("max_context_tokens", "cache_tokens"):
+        for name in ("max_context_tokens", "max_step_tokens", "cache_tokens"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number from 0")
         _require(0 <= self.memory_fraction <= 1, "memory_fraction", self.memory_fraction, "a number from 0 to 1")
         _require(self.attention in ATTENTION, "attention", self.attention, f"one of {', '.join(ATTENTION)}")

@@ -20,11 +20,11 @@ from parrot_workers.engine.model_runner import ModelRunner
 from parrot_workers.kv_cache import CacheManager
 from parrot_workers.kv_cache.pool import KVPool
 from parrot_workers.models import LoadedModel
+from parrot_workers.models.progress import Report
 
-__all__ = ["Report", "assemble", "warm_up"]
+__all__ = ["assemble", "warm_up"]
 
-Report = Callable[[str, float], None]
-"""Is told the stage of starting, and how much of it is done, from 0 to 1."""
+_CPU_STEP, _GPU_STEP = 512, 4096  # tokens
 
 
 def assemble(
@@ -48,8 +48,8 @@ def assemble(
     Raises:
         ConfigurationError: The attention that is asked for does not run here.
     """
-    config = config or EngineConfig()
     is_gpu = model.device.type == "cuda"
+    config = _complete(config or EngineConfig(), is_gpu=is_gpu)
     working_bytes = _measure_step(model, config) if is_gpu and not config.cache_tokens else 0
     num_pages = choose_num_pages(model, config, working_bytes=working_bytes)
     if cost_model is None:
@@ -57,6 +57,11 @@ def assemble(
     runner = _make_runner(model, config, num_pages, cost_model if config.cascade else NEVER, lookahead)
     cache = CacheManager(num_pages=num_pages, page_size=config.page_size, is_sharing=config.share_prefixes)
     return PagedEngine(model, runner, cache, config, now=now)
+
+
+def _complete(config: EngineConfig, *, is_gpu: bool) -> EngineConfig:
+    """Choose what is left to the device."""
+    return replace(config, max_step_tokens=config.max_step_tokens or (_GPU_STEP if is_gpu else _CPU_STEP))
 
 
 def warm_up(engine: PagedEngine, report: Report) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine.base import Engine
+from parrot_workers.models.progress import Report, silent
 
 __all__ = ["create_engine"]
 
@@ -13,11 +12,7 @@ MIN_THREADED_PARAMETERS = 20_000_000
 """Smaller models run on one thread: several would spend their time waiting for each other."""
 
 
-def _silent(stage: str, fraction: float) -> None:
-    """Tell nobody."""
-
-
-def create_engine(config: WorkerConfig, report: Callable[[str, float], None] = _silent) -> Engine:
+def create_engine(config: WorkerConfig, report: Report = silent) -> Engine:
     """Load the model, make its engine and warm it up. Takes as long as reading the weights does, so call it in the
     engine's thread.
 
