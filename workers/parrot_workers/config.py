@@ -25,8 +25,8 @@ class EngineConfig:
     Attributes:
         num_slots: Generations that run at a time.
         max_context_tokens: Most tokens of prompt and output together; 0 takes what the model can.
-        max_step_tokens: Most tokens that go through the model at once; 0 takes 512 on a CPU, whose caches hold what lies
-            between the layers of so many, and 4096 on a GPU.
+        max_step_tokens: Most tokens that go through the model at once; 0 takes 512 on a CPU, whose caches hold what
+            lies between the layers of so many, and 4096 on a GPU.
         cache_tokens: Tokens whose keys and values are kept; 0 takes what `memory_fraction` allows.
         memory_fraction: Share of the memory that the cache may take: on a GPU of what is free when the model is loaded
             and has its working memory, on a CPU of all there is. 0 takes 0.9 and 0.25.

@@ -75,8 +75,8 @@ class Batcher:
         self._num_steps = 0
         self._num_read_tokens = 0
         self._copies: list[PageCopy] = []  # for the next step that has rows
-        # Shared page -> position before which the step in the making computes it. By page, for a later prompt of the step
-        # may split a segment.
+        # Shared page -> position before which the step in the making computes it. By page, for a later prompt of the
+        # step may split a segment.
         self._covered: dict[int, int] = {}
 
     @property
