@@ -1,0 +1,1 @@
+"""How fast is the engine, next to others that serve the same model on the same CPU?"""

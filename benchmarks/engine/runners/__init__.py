@@ -1,0 +1,1 @@
+"""One module per engine. Each runs as a process of its own, in the environment of its engine."""
