@@ -11,7 +11,7 @@ import pytest
 import torch
 from parrot_workers.attention.reference import ReferenceBackend
 from parrot_workers.models import LoadedModel, load_model
-from parrot_workers.models.lean_layer import ForeignMlp, GatedMlp, HeadNorm, JointNorm, LeanLayer, RmsNorm
+from parrot_workers.models.lean_layer import ForeignMlp, GatedMlp, HeadNorm, LeanLayer, RmsNorm, TwoNorms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.packing import PackedReader
@@ -52,7 +52,7 @@ def _code_of(layer: Any) -> Any:
         ("llama", RmsNorm, type(None), GatedMlp),
         ("qwen3", RmsNorm, HeadNorm, GatedMlp),
         ("gemma3", RmsNorm, HeadNorm, GatedMlp),
-        ("olmo2", type(None), JointNorm, GatedMlp),
+        ("olmo2", type(None), TwoNorms, GatedMlp),
         ("phi3", RmsNorm, type(None), GatedMlp),
         ("mixtral", RmsNorm, type(None), ForeignMlp),
     ],
@@ -108,6 +108,12 @@ def test_each_layer_is_judged_by_itself(
 def test_rounding_hides_no_wrong_wiring(checkpoint: Callable[[str], Path], dtype: torch.dtype) -> None:
     """NanoChat norms queries and keys after the rotation, each head by itself: nearly the same in a half type."""
     assert _are_lean(load_model(checkpoint("nanochat"), dtype=dtype)) == [False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "olmo2", "phi3", "exaone4", "starcoder2"])
+def test_half_types_are_fused_as_well(checkpoint: Callable[[str], Path], family: str, dtype: torch.dtype) -> None:
+    assert _are_lean(load_model(checkpoint(family), dtype=dtype)) == [True, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

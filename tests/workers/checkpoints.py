@@ -107,8 +107,12 @@ def save_checkpoint(folder: Path, config: Any, *, seed: int = 0) -> Path:
 
 
 def load_plain(folder: Path) -> Any:
-    """The model as transformers alone runs it, in float32: the oracle."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="float32").eval()
+    """The model as transformers alone runs it, in float32: the oracle.
+
+    Its eager attention is the only one that does all that every family asks for; others leave out softcaps.
+    """
+    auto = transformers.AutoModelForCausalLM
+    return auto.from_pretrained(folder, local_files_only=True, dtype="float32", attn_implementation="eager").eval()
 
 
 def _byte_characters() -> Iterator[tuple[int, str]]:

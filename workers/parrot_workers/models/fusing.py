@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from parrot_workers.models.lean_layer import Attention, ForeignMlp, GatedMlp, HeadNorm, JointNorm, LeanLayer, RmsNorm
+from parrot_workers.models.lean_layer import Attention, ForeignMlp, GatedMlp, HeadNorm, LeanLayer, RmsNorm, TwoNorms
 from parrot_workers.models.memory import give_back
 from parrot_workers.models.paged import LayerPass, LayerSpec
 from parrot_workers.models.trial import Trial
@@ -89,13 +89,10 @@ class _Prover:
             give_back()
 
     def _find_wiring(self, index: int, layer: nn.Module, x: Tensor, kwargs: dict[str, Any]) -> int | None:
+        exact = {**kwargs, "parrot": self._exact}
+        if embeddings := kwargs.get("position_embeddings"):
+            exact["position_embeddings"] = tuple(embedding.float() for embedding in embeddings)
         layer, x = copy.deepcopy(layer).float(), x.float()
-        embeddings = kwargs.get("position_embeddings")
-        exact = {
-            **kwargs,
-            "parrot": self._exact,
-            "position_embeddings": embeddings and tuple(e.float() for e in embeddings),
-        }
         output = layer.forward(x, **exact)  # not the call: the copy has our hook, too
         for wiring, lean in enumerate(_candidates(index, self._specs[index], layer)):
             if _gives(lean, x, exact, output, max_error=_MAX_EXACT_ERROR):
@@ -202,8 +199,9 @@ def _make_norm(norm: nn.Module) -> nn.Module:
 
 def _make_head_norm(spec: LayerSpec, q_norm: nn.Module, k_norm: nn.Module) -> nn.Module:
     q, k = _rms_weight(q_norm), _rms_weight(k_norm)
-    if q is None or k is None or q[1] != k[1] or len(q[0]) != spec.head_dim or len(k[0]) != spec.head_dim:
-        return JointNorm(_make_norm(q_norm), _make_norm(k_norm), spec.num_qo_heads)
+    is_of_heads = all(p.numel() == spec.head_dim for norm in (q_norm, k_norm) for p in norm.parameters())
+    if not is_of_heads or q is None or k is None or q[1] != k[1]:
+        return TwoNorms(_make_norm(q_norm), _make_norm(k_norm), spec.num_qo_heads, is_of_heads=is_of_heads)
     weights: list[Tensor] = [q[0].expand(spec.num_qo_heads, -1), k[0].expand(spec.num_kv_heads, -1)]
     return HeadNorm(torch.cat(weights), q[1])
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from parrot_workers.models.paged import LayerPass, LayerSpec
 
-__all__ = ["Attention", "ForeignMlp", "GatedMlp", "HeadNorm", "JointNorm", "LeanLayer", "RmsNorm"]
+__all__ = ["Attention", "ForeignMlp", "GatedMlp", "HeadNorm", "LeanLayer", "RmsNorm", "TwoNorms"]
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and signed sines of the rows' positions, both shape [num_rows, 1, head_dim]."""
@@ -30,13 +30,14 @@ def _rotation(parrot: LayerPass, position_embeddings: tuple[Tensor, Tensor]) -> 
         parrot: The forward pass.
         position_embeddings: Cosines and sines as transformers gives them, both shape [1, num_rows, head_dim].
     """
-    cos, sin = position_embeddings
-    rotation: Rotation | None = parrot.rotations.get(id(cos))
-    if rotation is None:
+    known: tuple[Rotation, object] | None = parrot.rotations.get(id(position_embeddings))
+    if known is None:
+        cos, sin = position_embeddings
         half = sin.shape[-1] // 2
         signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        rotation = parrot.rotations[id(cos)] = cos[0, :, None], signed[:, None]
-    return rotation
+        # Kept together, so that no other embeddings can get the same id.
+        known = parrot.rotations[id(position_embeddings)] = (cos[0, :, None], signed[:, None]), position_embeddings
+    return known[0]
 
 
 class RmsNorm(nn.Module):
@@ -65,17 +66,19 @@ class HeadNorm(nn.Module):
         return functional.rms_norm(qk, self._shape, None, self.eps).mul_(self.weight)
 
 
-class JointNorm(nn.Module):
-    """Norm over all queries of a row, and one over all its keys."""
+class TwoNorms(nn.Module):
+    """A norm for queries and one for keys: of each head, or of all heads of a row together."""
 
-    def __init__(self, q_norm: nn.Module, k_norm: nn.Module, num_qo_heads: int) -> None:
+    def __init__(self, q_norm: nn.Module, k_norm: nn.Module, num_qo_heads: int, *, is_of_heads: bool) -> None:
         super().__init__()
         self.q_norm, self.k_norm = q_norm, k_norm
-        self._num_qo = num_qo_heads
+        self._num_qo, self._is_of_heads = num_qo_heads, is_of_heads
 
     def forward(self, qk: Tensor) -> Tensor:
-        q, k = qk[:, : self._num_qo].flatten(1), qk[:, self._num_qo :].flatten(1)
-        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=-1).view(qk.shape)
+        q, k = qk[:, : self._num_qo], qk[:, self._num_qo :]
+        if self._is_of_heads:
+            return torch.cat([self.q_norm(q), self.k_norm(k)], dim=1)
+        return torch.cat([self.q_norm(q.flatten(1)), self.k_norm(k.flatten(1))], dim=1).view(qk.shape)
 
 
 class Attention(nn.Module):
@@ -116,7 +119,7 @@ class Attention(nn.Module):
             qk = self.head_norm(qk)
         if rotation is not None and self.is_rotated:
             cos, sin = rotation
-            qk = torch.addcmul(qk * cos, qk.roll(self._half, -1), sin)
+            qk = torch.addcmul(qk * cos, qk.roll(self._half, -1), sin).to(qkv.dtype)  # some rotate in float32
         q, k = qk[:, : self._num_qo], qk[:, self._num_qo :]
         out = parrot.context.attend(self._layer, parrot.layers[self._layer], q, k, v)
         result: Tensor = self.o_proj(out.flatten(1))

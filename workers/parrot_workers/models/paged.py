@@ -104,7 +104,7 @@ class LayerPass:
     Attributes:
         context: Pool, backend and slots of the step.
         layers: Attention of each layer.
-        rotations: What lean layers make of position embeddings, by id of the cosines; made once for all of them.
+        rotations: What lean layers make of position embeddings, by their id; made once for all of them.
     """
 
     context: ForwardContext
