@@ -7,15 +7,16 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parrot_workers.engine.batcher import Step
 
 from tests.workers.batching import PAGE_SIZE, Simulation, make_sequence
 
 _PREFIX = list(range(100, 132))
 
 
-def _submit(simulation: Simulation, prompts: list[list[int]], **fields: int) -> None:
+def _submit(simulation: Simulation, prompts: list[list[int]], *, max_tokens: int = 4) -> None:
     for order, prompt in enumerate(prompts):
-        simulation.submit(make_sequence(f"r{order}", prompt, order=order, **fields))
+        simulation.submit(make_sequence(f"r{order}", prompt, order=order, max_tokens=max_tokens))
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_a_cancelled_prefix_is_finished_by_the_next() -> None:
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
-def _steps(simulation: Simulation, num: int) -> list:
+def _steps(simulation: Simulation, num: int) -> list[Step]:
     return [simulation.step() for _ in range(num)]
 
 

@@ -12,7 +12,7 @@ import torch
 from parrot_workers.config import EngineConfig
 from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest, Started, model_runner
 from parrot_workers.engine.assembly import assemble
-from parrot_workers.models import LoadedModel
+from parrot_workers.models import LoadedModel, forward
 
 from parrot_mq.errors import (
     CapacityExhausted,
@@ -58,7 +58,6 @@ def test_the_first_of_a_group_pays_for_the_prefix(model: LoadedModel) -> None:
 def test_a_shared_prefix_goes_through_the_model_once(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the very step in which the first computes it, the others go on behind it."""
     seen: list[int] = []
-    forward = model_runner.forward
 
     def spy(model: LoadedModel, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(len(input_ids))
@@ -277,8 +276,6 @@ def test_an_exception_in_a_forward_fails_its_step_alone(
 
 
 def test_a_row_whose_logits_are_not_numbers_fails_alone(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = model_runner.forward
-
     def poison(*arguments: Any) -> torch.Tensor:
         logits = forward(*arguments)
         logits[0] = float("nan")
