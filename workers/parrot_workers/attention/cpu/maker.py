@@ -25,7 +25,7 @@ from parrot_workers.attention.cpu.units import Band, Causal, CutSizes, Round, Un
 
 __all__ = ["HeadShape", "Workspace", "make_work"]
 
-RUN_BYTES = 256 << 10
+RUN_BYTES = 192 << 10
 """K and V of a stretch of pages that is read in place. A call costs as much as copying about so much."""
 
 GATHERED_BYTES = 1 << 20

@@ -122,17 +122,16 @@ def cut_levels(levels: tuple[Level, ...], slots: Slots, *, sizes: CutSizes) -> l
 
 
 def _cut_upper(level: Level, sizes: CutSizes) -> list[Round]:
-    parts = [_cut(*entry, level.page_size, sizes) for entry in _entries(level)]
-    return _rounds(parts, level.page_size)
+    return _rounds([_cut(stretch, level.page_size, sizes) for stretch in _stretches(level)], level.page_size)
 
 
 def _cut_own(own: Level, slots: Slots, sizes: CutSizes) -> list[Round]:
     parts: list[list[Unit | Causal | Band]] = []
-    for row, num_rows, pages, num_tokens in _entries(own):
-        if num_rows == 1:
-            parts.append([*_cut(row, 1, pages, num_tokens, own.page_size, sizes)])
+    for stretch in _stretches(own):
+        if stretch.num_rows == 1:
+            parts.append([*_cut(stretch, own.page_size, sizes)])
         else:
-            parts.append(_cut_causal(row, num_rows, pages, num_tokens, own.page_size, slots, sizes))
+            parts.append(_cut_causal(stretch, own.page_size, slots, sizes))
     return _rounds(parts, own.page_size)
 
 
@@ -146,63 +145,67 @@ def cut_window(flat: Level, slots: Slots, *, window: int, sizes: CutSizes) -> li
         sizes: How to cut.
     """
     parts: list[list[Unit | Causal | Band]] = []
-    for row, num_rows, pages, num_tokens in _entries(flat):
-        tokens = _slots_of(pages, flat.page_size)[:num_tokens]
-        if num_rows == 1:
-            parts.append([*_cut(row, 1, tokens[-window:], min(num_tokens, window), 1, sizes)])
-        elif num_tokens <= window:
-            parts.append(_cut_causal(row, num_rows, tokens, num_tokens, 1, slots, sizes))
+    for stretch in _stretches(flat):
+        tokens = _by_token(stretch, flat.page_size)
+        if stretch.num_rows == 1:
+            seen = tokens._replace(pages=tokens.pages[-window:], num_tokens=min(tokens.num_tokens, window))
+            parts.append([*_cut(seen, 1, sizes)])
+        elif stretch.num_tokens <= window:
+            parts.append(_cut_causal(tokens, 1, slots, sizes))
         else:
-            parts += [[band] for band in _bands(row, num_rows, tokens.astype(np.int64), window)]
+            parts += [[band] for band in _bands(tokens, window)]
     return _rounds(parts, 1)
 
 
-def _entries(level: Level) -> Iterator[tuple[int, int, Int32Array, int]]:
-    """First row, number of rows, pages and tokens of each entry that reads something."""
+def _stretches(level: Level) -> Iterator[Unit]:
+    """What each entry reads, as one unit; nothing of empty entries."""
     rows, indptr = level.qo_indptr.tolist(), level.kv_indptr.tolist()
+    # How many pages before each one do not follow on their neighbour: so no entry needs numpy of its own to be seen.
+    num_breaks = np.cumsum(np.diff(level.kv_indices, prepend=-1) != 1).tolist()
     for index, num_tokens in enumerate(level.kv_lens.tolist()):
         if num_tokens:
-            pages = level.kv_indices[indptr[index] : indptr[index + 1]]
-            yield rows[index], rows[index + 1] - rows[index], pages, num_tokens
+            begin, end = indptr[index], indptr[index + 1]
+            is_run = num_breaks[begin] == num_breaks[end - 1]
+            yield Unit(rows[index], rows[index + 1] - rows[index], level.kv_indices[begin:end], num_tokens, is_run)
 
 
-def _cut_causal(
-    row: int, num_rows: int, pages: Int32Array, num_tokens: int, page_size: int, slots: Slots, sizes: CutSizes
-) -> list[Unit | Causal | Band]:
+def _by_token(unit: Unit, page_size: int) -> Unit:
+    """The same with pages of one token."""
+    slots = unit.pages[:, None] * page_size + np.arange(page_size, dtype=np.int32)
+    return unit._replace(pages=slots.reshape(-1)[: unit.num_tokens].astype(np.int32))
+
+
+def _cut_causal(stretch: Unit, page_size: int, slots: Slots, sizes: CutSizes) -> list[Unit | Causal | Band]:
     """New tokens among themselves, and, without any mask, over what was there before them."""
+    row, num_rows, pages, num_tokens, _ = stretch
     num_past = num_tokens - num_rows
-    past = _cut(row, num_rows, pages[: -(-num_past // page_size)], num_past, page_size, sizes)
-    return [Causal(row, slots[row : row + num_rows]), *past]
+    past = stretch._replace(pages=pages[: -(-num_past // page_size)], num_tokens=num_past)
+    return [Causal(row, slots[row : row + num_rows]), *_cut(past, page_size, sizes)]
 
 
-def _cut(row: int, num_rows: int, pages: Int32Array, num_tokens: int, page_size: int, sizes: CutSizes) -> list[Unit]:
+def _cut(stretch: Unit, page_size: int, sizes: CutSizes) -> list[Unit]:
     """What lies scattered comes first, so that it falls into one round with what is scattered of other sequences."""
+    row, num_rows, pages, num_tokens, is_run = stretch
+    if is_run or not num_tokens:
+        return [stretch] if num_tokens else []
     num_unused = len(pages) * page_size - num_tokens
-    last_page = pages[-1] if len(pages) else -1
     return [
-        Unit(row, num_rows, part, len(part) * page_size - (num_unused if part[-1] == last_page else 0), is_run)
-        for part, is_run in _split(pages, -(-sizes.min_run // page_size), max(1, sizes.max_gathered // page_size))
+        Unit(row, num_rows, part, len(part) * page_size - (num_unused if part[-1] == pages[-1] else 0), is_whole_run)
+        for part, is_whole_run in _split(pages, -(-sizes.min_run // page_size), max(1, sizes.max_gathered // page_size))
     ]
 
 
 def _split(pages: Int32Array, min_run: int, max_gathered: int) -> list[tuple[Int32Array, bool]]:
     """Pages that follow one another, where there are enough of them, and the rest in pieces; sizes in pages."""
-    breaks = np.flatnonzero(pages[1:] != pages[:-1] + 1) + 1
-    if not len(breaks):
-        return [(pages, True)] if len(pages) else []
-    runs = np.split(pages, breaks) if len(pages) >= min_run else [pages]
+    runs = np.split(pages, np.flatnonzero(np.diff(pages) != 1) + 1) if len(pages) >= min_run else [pages]
     long = [(run, True) for run in runs if len(run) >= min_run]
-    rest = np.concatenate([pages[:0], *(run for run in runs if len(run) < min_run)])
+    rest = np.concatenate([pages[:0], *(run for run in runs if len(run) < min_run)]) if long else pages
     return [(rest[begin : begin + max_gathered], False) for begin in range(0, len(rest), max_gathered)] + long
 
 
-def _slots_of(pages: Int32Array, page_size: int) -> Int32Array:
-    slots = pages[:, None] * page_size + np.arange(page_size, dtype=np.int32)
-    return slots.reshape(-1).astype(np.int32)
-
-
-def _bands(row: int, num_rows: int, tokens: Slots, window: int) -> Iterator[Band]:
-    begin = len(tokens) - num_rows
+def _bands(stretch: Unit, window: int) -> Iterator[Band]:
+    row, num_rows, pages, num_tokens, _ = stretch
+    tokens, begin = pages.astype(np.int64), num_tokens - num_rows
     for first in range(0, num_rows, MAX_BAND_ROWS):
         last = min(first + MAX_BAND_ROWS, num_rows)
         # tokens:  0 ... begin + first - window + 1 ... begin + first ... begin + last ... len
