@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,9 @@ from benchmarks.engine.environments import ROOT, find_python, variables
 from benchmarks.engine.runners.base import Job
 
 __all__ = ["Measurement", "Runner", "RunnerFailed"]
+
+RUNNERS = "benchmarks.engine.runners."
+"""Modules that `Entry.runner` names lie here."""
 
 
 class RunnerFailed(Exception):
@@ -44,7 +48,7 @@ class Runner:
         self.log = folder / "logs" / f"{entry.name}-{job.dtype}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         python = find_python(folder, entry.environment)
-        command = [str(python), "-m", f"benchmarks.engine.runners.{entry.runner}", json.dumps(asdict(job))]
+        command = [str(python), "-m", RUNNERS + entry.runner, json.dumps(asdict(job))]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command,
@@ -61,7 +65,8 @@ class Runner:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.process.kill()
-        self.process.wait()
+        with suppress(BrokenPipeError):  # Its input may hold a line that it will not read.
+            self.process.communicate()  # Waits for its end, and closes the pipes.
 
     def wait_ready(self) -> dict[str, Any]:
         """Wait until the model is loaded and warm; returns what the runner tells about itself.
@@ -78,11 +83,9 @@ class Runner:
             RunnerFailed: It ended instead.
         """
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # The missing answer tells more.
             self.process.stdin.write(json.dumps({"workload": workload, "repetition": repetition}) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # The missing answer tells more.
         return Measurement(**self._read())
 
     def _read(self) -> dict[str, Any]:
