@@ -37,10 +37,11 @@ class PackedReader:
         spans = [self._span(text, len(tokens)) for text, tokens in chunks]
         plan = build_plan(spans, page_size=PAGE_SIZE, cost=NEVER)
         self._context.backend.plan(plan)
-        self._context.slots = torch.from_numpy(plan.slots)
-        tokens = torch.tensor([token for index in plan.order for token in chunks[index][1]])
-        rows = torch.arange(plan.num_rows)
-        logits = forward(self._model, tokens, torch.from_numpy(plan.positions), rows, self._context)
+        device = self._model.device
+        self._context.slots = torch.from_numpy(plan.slots).to(device)
+        tokens = torch.tensor([token for index in plan.order for token in chunks[index][1]], device=device)
+        rows = torch.arange(plan.num_rows, device=device)
+        logits = forward(self._model, tokens, torch.from_numpy(plan.positions).to(device), rows, self._context)
         parts = torch.split(logits, [len(chunks[index][1]) for index in plan.order])
         for text, new in chunks:
             self._num_read[text] += len(new)

@@ -17,12 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from parrot_workers.models.lean_layer import Attention, ForeignMlp, GatedMlp, HeadNorm, LeanLayer, RmsNorm, TwoNorms
+from parrot_workers.models.lean_layer import (
+    Attention,
+    ForeignMlp,
+    GatedMlp,
+    HeadNorm,
+    LeanKernels,
+    LeanLayer,
+    RmsNorm,
+    TwoNorms,
+)
 from parrot_workers.models.memory import give_back
 from parrot_workers.models.paged import LayerPass, LayerSpec
 from parrot_workers.models.trial import Trial
 
-__all__ = ["fuse_layers"]
+__all__ = ["find_kernels", "fuse_layers"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,16 +43,36 @@ _NORMS = (  # before attention, after it, before the MLP, after it
     (None, _ATTENTION, None, "post_feedforward_layernorm"),
 )
 _MAX_EXACT_ERROR = 1e-4
+_MAX_KERNEL_ERROR = 0.05
 _MAX_ERROR = 0.2
 """For a layer whose wiring is proven, in its own type: half types round after every operation."""
 
 
-def fuse_layers(model: Any, specs: tuple[LayerSpec, ...], trial: Trial) -> None:
-    """Replace what can be replaced. The weights of one layer are the most that is ever in memory twice."""
+def find_kernels(device: torch.device) -> LeanKernels | None:
+    """Kernels for what lies between projections, if there are any for the device."""
+    if device.type != "cuda":
+        return None
+    try:
+        from parrot_workers.models.gpu_kernels import TritonKernels
+    except ImportError as error:
+        log.warning("kernels_missing", cause=str(error))
+        return None
+    return TritonKernels()
+
+
+def fuse_layers(model: Any, specs: tuple[LayerSpec, ...], trial: Trial, *, kernels: LeanKernels | None = None) -> None:
+    """Replace what can be replaced. The weights of one layer are the most that is ever in memory twice.
+
+    Args:
+        model: A model of transformers that calls our attention.
+        specs: Its layers.
+        trial: What it reads meanwhile.
+        kernels: What lean layers may run by.
+    """
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) != len(specs):
         return
-    prover = _Prover(specs, trial)
+    prover = _Prover(specs, trial, kernels)
     hooks = [layer.register_forward_hook(prover.prove, with_kwargs=True) for layer in layers]
     try:
         trial.read_whole(model, specs)
@@ -63,8 +92,10 @@ class _Prover:
     each layer in its own type.
     """
 
-    def __init__(self, specs: tuple[LayerSpec, ...], trial: Trial) -> None:
+    def __init__(self, specs: tuple[LayerSpec, ...], trial: Trial, kernels: LeanKernels | None) -> None:
         self.lean: dict[nn.Module, LeanLayer] = {}
+        self._trial = trial
+        self._kernels = kernels
         self._specs = specs
         self._exact = LayerPass(trial.make_context(specs, torch.float32), specs)
         self._wirings: dict[Hashable, int | None] = {}  # which candidate is right for a kind of layer
@@ -83,10 +114,23 @@ class _Prover:
             return
         lean = next(islice(_candidates(index, self._specs[index], layer), wiring, None))
         if _gives(lean, args[0], kwargs, output, max_error=_MAX_ERROR):
+            self._use_kernels(lean, args[0], kwargs)
             self.lean[layer] = lean.eval()
             for name, _ in list(layer.named_children()):
                 setattr(layer, name, None)  # the pass still holds the layer, and it shall not hold its weights
             give_back()
+
+    def _use_kernels(self, lean: LeanLayer, x: Tensor, kwargs: dict[str, Any]) -> None:
+        """Let a layer run by the kernels; if they fail once they are not asked again."""
+        if self._kernels is None:
+            return
+        expected = lean(x, **kwargs)
+        lean.use(self._kernels)
+        fresh = LayerPass(self._trial.make_context(self._specs, x.dtype), self._specs)  # nobody has written to it
+        if not _gives(lean, x, {**kwargs, "parrot": fresh}, expected, max_error=_MAX_KERNEL_ERROR):
+            log.warning("kernels_not_used", kernels=type(self._kernels).__name__)
+            lean.use(None)
+            self._kernels = None
 
     def _find_wiring(self, index: int, layer: nn.Module, x: Tensor, kwargs: dict[str, Any]) -> int | None:
         exact = {**kwargs, "parrot": self._exact}

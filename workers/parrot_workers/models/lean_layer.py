@@ -8,7 +8,7 @@ graph. Nothing here waits for a device, and all shapes follow from the number of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from parrot_workers.models.paged import LayerPass, LayerSpec
 
-__all__ = ["Attention", "ForeignMlp", "GatedMlp", "HeadNorm", "LeanLayer", "RmsNorm", "TwoNorms"]
+__all__ = ["Attention", "ForeignMlp", "GatedMlp", "HeadNorm", "LeanKernels", "LeanLayer", "RmsNorm", "TwoNorms"]
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and signed sines of the rows' positions, both shape [num_rows, 1, head_dim]."""
@@ -38,6 +38,41 @@ def _rotation(parrot: LayerPass, position_embeddings: tuple[Tensor, Tensor]) -> 
         # Kept together, so that no other embeddings can get the same id.
         known = parrot.rotations[id(position_embeddings)] = (cos[0, :, None], signed[:, None]), position_embeddings
     return known[0]
+
+
+class LeanKernels(Protocol):
+    """What a GPU can do in one kernel each between the projections of a layer."""
+
+    def add_norm(self, x: Tensor, h: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Return `x + h` and its root mean square norm; all [num_rows, hidden_size], weight [hidden_size]."""
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        """Return `silu(gate) * up`, shape [num_rows, size], of both side by side, [num_rows, 2 * size]."""
+
+    def rotate_and_write(
+        self,
+        qkv: Tensor,
+        head_weight: Tensor | None,
+        eps: float,
+        rotation: Rotation | None,
+        slots: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Norm and rotate queries and keys, and write keys and values to the cache.
+
+        Args:
+            qkv: Shape [num_rows, num_qo_heads + 2 * num_kv_heads, head_dim]; head_dim is a power of 2.
+            head_weight: Weights of the norm of each head, as `HeadNorm` has them; none for no norm.
+            eps: Of the norm.
+            rotation: Cosines and signed sines; none for no rotation.
+            slots: Where each row goes, shape [num_rows], int64.
+            keys: The layer's cache, shape [num_pages, page_size, num_kv_heads, head_dim].
+            values: Like `keys`.
+
+        Returns:
+            Queries, shape [num_rows, num_qo_heads, head_dim].
+        """
 
 
 class RmsNorm(nn.Module):
@@ -111,19 +146,38 @@ class Attention(nn.Module):
         self._num_qo, self._num_qk = spec.num_qo_heads, spec.num_qo_heads + spec.num_kv_heads
         self._shape = (-1, self._num_qk + spec.num_kv_heads, spec.head_dim)
         self._half = spec.head_dim // 2
+        self._kernels: LeanKernels | None = None
+
+    def use(self, kernels: LeanKernels | None) -> None:
+        """Run by these kernels as far as they can, or by operations of torch."""
+        is_power = self._half & (self._half - 1) == 0
+        can = is_power and (self.head_norm is None or isinstance(self.head_norm, HeadNorm))
+        self._kernels = kernels if can else None
 
     def forward(self, x: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor:
         qkv = self.qkv_proj(x).view(self._shape)
+        rotation = rotation if self.is_rotated else None
+        attend = self._attend if self._kernels is None else self._attend_by_kernels
+        result: Tensor = self.o_proj(attend(qkv, rotation, parrot).flatten(1))
+        return result
+
+    def _attend(self, qkv: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor:
         qk, v = qkv[:, : self._num_qk], qkv[:, self._num_qk :]
         if self.head_norm is not None:
             qk = self.head_norm(qk)
-        if rotation is not None and self.is_rotated:
+        if rotation is not None:
             cos, sin = rotation
             qk = torch.addcmul(qk * cos, qk.roll(self._half, -1), sin).to(qkv.dtype)  # some rotate in float32
         q, k = qk[:, : self._num_qo], qk[:, self._num_qo :]
-        out = parrot.context.attend(self._layer, parrot.layers[self._layer], q, k, v)
-        result: Tensor = self.o_proj(out.flatten(1))
-        return result
+        return parrot.context.attend(self._layer, parrot.layers[self._layer], q, k, v)
+
+    def _attend_by_kernels(self, qkv: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor:
+        assert self._kernels is not None
+        context, layer, norm = parrot.context, self._layer, self.head_norm
+        weight, eps = (norm.weight, norm.eps) if isinstance(norm, HeadNorm) else (None, 0.0)
+        keys, values = context.pool.keys(layer), context.pool.values(layer)
+        q = self._kernels.rotate_and_write(qkv, weight, eps, rotation, context.slots, keys, values)
+        return context.run(layer, parrot.layers[layer], q)
 
 
 class GatedMlp(nn.Module):
@@ -133,11 +187,21 @@ class GatedMlp(nn.Module):
         super().__init__()
         self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
         self._activation = activation
+        self._kernels: LeanKernels | None = None
+
+    def use(self, kernels: LeanKernels | None) -> None:
+        """As `Attention.use`."""
+        self._kernels = kernels if self._activation is functional.silu else None
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, -1)
-        result: Tensor = self.down_proj(self._activation(gate).mul_(up))
+        result: Tensor = self.down_proj(self._gate(self.gate_up_proj(x)))
         return result
+
+    def _gate(self, gate_up: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._kernels.gate(gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        return self._activation(gate).mul_(up)
 
 
 class ForeignMlp(nn.Module):
@@ -174,6 +238,14 @@ class LeanLayer(nn.Module):
         self.attention, self.mlp = attention, mlp
         self.before_attention, self.after_attention, self.before_mlp, self.after_mlp = norms
         self._residual_scale = residual_scale
+        self._kernels: LeanKernels | None = None
+
+    def use(self, kernels: LeanKernels | None) -> None:
+        """As `Attention.use`."""
+        self._kernels = kernels if isinstance(self.before_mlp, RmsNorm) and self._residual_scale == 1.0 else None
+        self.attention.use(kernels)
+        if isinstance(self.mlp, GatedMlp):
+            self.mlp.use(kernels)
 
     def forward(
         self,
@@ -188,9 +260,16 @@ class LeanLayer(nn.Module):
         rotation = _rotation(parrot, position_embeddings) if position_embeddings is not None else None
         h = x if self.before_attention is None else self.before_attention(x)
         h = self.attention(h, rotation, parrot)
-        x = self._add(x, h if self.after_attention is None else self.after_attention(h))
-        h = self.mlp(x if self.before_mlp is None else self.before_mlp(x))
+        x, h = self._add_and_norm(x, h if self.after_attention is None else self.after_attention(h))
+        h = self.mlp(h)
         return self._add(x, h if self.after_mlp is None else self.after_mlp(h))[None]
+
+    def _add_and_norm(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        norm = self.before_mlp
+        if self._kernels is not None and isinstance(norm, RmsNorm):
+            return self._kernels.add_norm(x, h, norm.weight, norm.eps)
+        x = self._add(x, h)
+        return x, x if norm is None else norm(x)
 
     def _add(self, x: Tensor, h: Tensor) -> Tensor:
         return x + h if self._residual_scale == 1.0 else torch.add(x, h, alpha=self._residual_scale)

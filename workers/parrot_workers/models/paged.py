@@ -88,13 +88,13 @@ class ForwardContext:
         Returns:
             Shape [num_rows, num_qo_heads, head_dim].
         """
-        pool = self.pool
-        pool.write(layer, self.slots, k, v)
-        keys, values = pool.keys(layer), pool.values(layer)
-        out: torch.Tensor = self.backend.run(
-            q, keys, values, scale=spec.scale, softcap=spec.softcap, window=spec.window
-        )
-        return out
+        self.pool.write(layer, self.slots, k, v)
+        return self.run(layer, spec, q)
+
+    def run(self, layer: int, spec: LayerSpec, q: torch.Tensor) -> torch.Tensor:
+        """Let the rows attend; their keys and values are written. Shapes as in `attend`."""
+        keys, values = self.pool.keys(layer), self.pool.values(layer)
+        return self.backend.run(q, keys, values, scale=spec.scale, softcap=spec.softcap, window=spec.window)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parrot_workers.models.fusing import fuse_layers
+from parrot_workers.models.fusing import find_kernels, fuse_layers
 from parrot_workers.models.packed_linear import pack_linears
 from parrot_workers.models.paged import LayerSpec, use_paged_attention
 from parrot_workers.models.probe import check_reading, learn_layers
@@ -33,7 +33,7 @@ def prepare(
     report("probe", 1.0)
     if is_fused:
         report("fuse layers", 0.0)
-        fuse_layers(model, layers, trial)
+        fuse_layers(model, layers, trial, kernels=find_kernels(model.device))
     if is_packed:
         pack_linears(model, report)
     if is_fused or is_packed:
