@@ -45,7 +45,7 @@ class CostModel:
 
 
 CPU = CostModel(node_cost_tokens=500, row_cost_tokens=10, min_tokens=16)
-"""Cautious: `benchmarks/bench_attention.py` fits 0 to 280 tokens for a node and 0 to 20 for a row, depending on the type.
+"""Cautious: `benchmarks/bench_attention.py` fits 0 to 280 tokens for a node and 0 to 20 for a row.
 
 Its cases with one new token per sequence take 1 to 3 % longer than if the better way was known for each, those with 24
 take 7 to 12 %. The machine was busy, so nothing finer was read into it.
