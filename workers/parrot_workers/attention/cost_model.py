@@ -44,7 +44,7 @@ class CostModel:
         return (num_entries - 1) * num_tokens - self.node_cost_tokens - self.row_cost_tokens * num_rows
 
 
-CPU = CostModel(node_cost_tokens=500, row_cost_tokens=10, min_tokens=16)
+CPU = CostModel(node_cost_tokens=250, row_cost_tokens=2, min_tokens=16)
 """Cautious: `benchmarks/bench_attention.py` fits 0 to 280 tokens for a node and 0 to 20 for a row.
 
 Its cases with one new token per sequence take 1 to 3 % longer than if the better way was known for each, those with 24
