@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from parrot_workers.models import memory
+from torch import nn
 
 from tests.workers.checkpoints import save_checkpoint, transformers
 
@@ -58,3 +60,21 @@ def test_loading_takes_little_more_than_the_weights(folder: Path) -> None:
 
 def test_memory_is_given_back_where_that_is_known() -> None:
     memory.give_back()
+
+
+def test_large_weights_lie_in_large_pages_where_there_are_some() -> None:
+    """The values stay as they are, packed or plain; what a small weight takes is left alone."""
+    model = nn.Sequential(nn.Linear(1024, 2048, bias=False), nn.Linear(8, 8))
+    before = [parameter.clone() for parameter in model.parameters()]
+    num_bytes = memory.use_huge_pages(model)
+    assert num_bytes in (
+        0,
+        6 << 20,
+        8 << 20,
+    )  # 8 MB begin anywhere; some systems have no such pages
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_system_without_large_pages_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert memory.use_huge_pages(nn.Linear(1024, 2048)) == 0

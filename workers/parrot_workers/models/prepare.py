@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parrot_workers.models.fusing import find_kernels, fuse_layers
+from parrot_workers.models.memory import use_huge_pages
 from parrot_workers.models.packed_linear import pack_linears
 from parrot_workers.models.paged import LayerSpec, use_paged_attention
 from parrot_workers.models.probe import check_reading, learn_layers
@@ -36,6 +37,8 @@ def prepare(
         fuse_layers(model, layers, trial, kernels=find_kernels(model.device))
     if is_packed:
         pack_linears(model, report)
+    if model.device.type == "cpu":
+        use_huge_pages(model)
     if is_fused or is_packed:
         check_reading(model, layers, trial, logits)
     return layers
