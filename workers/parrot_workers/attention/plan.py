@@ -100,7 +100,7 @@ class AttentionPlan:
             return self.levels
         return (self.flat,)
 
-    @property
+    @cached_property
     def statistics(self) -> PlanStatistics:
         """How much is read, and how much it would be without levels."""
         num_read = sum(int(level.kv_lens.sum()) for level in self.levels)
