@@ -18,8 +18,8 @@ class AdmissionQueue:
 
     def __init__(self) -> None:
         self._preempted: OrderedDict[str, Sequence] = OrderedDict()
-        self._latency: WaitingQueue[Sequence] = WaitingQueue()
-        self._throughput: WaitingQueue[Sequence] = WaitingQueue()
+        self._latency = WaitingQueue()
+        self._throughput = WaitingQueue()
         self._num_latency_turns = 0
 
     def __len__(self) -> int:
@@ -49,13 +49,13 @@ class AdmissionQueue:
             return self._preempted.popitem(last=False)[1]
         lane = self._lane()
         self._num_latency_turns = self._num_latency_turns + 1 if lane is self._latency else 0
-        return lane.take(1)[0]
+        return lane.pop()
 
     def expire(self, *, now: float) -> list[Failed]:
         """Take out what can no longer be started in time."""
         return self._latency.expire(now=now) + self._throughput.expire(now=now)
 
-    def _lane(self) -> WaitingQueue[Sequence]:
+    def _lane(self) -> WaitingQueue:
         if not self._latency or (self._throughput and self._num_latency_turns >= _LATENCY_TURNS):
             return self._throughput
         return self._latency

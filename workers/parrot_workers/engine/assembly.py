@@ -111,7 +111,7 @@ def _graph_backends(
     if not isinstance(backend, FlashInferBackend):
         return None
     max_rows = round_up_rows(config.num_slots)
-    pages_each = -(-(config.max_context_tokens or model.max_context_tokens) // config.page_size) + 1
+    pages_each = -(-model.limit_context(config.max_context_tokens) // config.page_size) + 1
     max_entries = max(max_rows, NODE_BUCKETS[-1])
     arrays = GraphArrays(max_entries=max_entries, max_indices=max_rows * pages_each, device=model.device)
     return lambda shape: FlashInferGraph(backend, shape, arrays)

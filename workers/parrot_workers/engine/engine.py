@@ -52,7 +52,7 @@ class PagedEngine:
         self._cache = cache
         self._config = config
         self._now = now
-        limit = min(config.max_context_tokens or model.max_context_tokens, model.max_context_tokens)
+        limit = model.limit_context(config.max_context_tokens)
         self._max_context_tokens = min(limit, cache.statistics().num_pages * cache.page_size)
         self._reader = PromptReader(model, max_context_tokens=self._max_context_tokens)
         self._step_time = StepTimeModel()

@@ -54,17 +54,8 @@ class GenerationState:
         return self.finish_reason is not None
 
     @property
-    def last_token_id(self) -> int:
-        return self.output_ids[-1] if self.output_ids else self.prompt_ids[-1]
-
-    @property
     def num_output_tokens(self) -> int:
         return len(self.output_ids)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of prompt and output; the last one has not been through the model."""
-        return len(self.prompt_ids) + len(self.output_ids)
 
     @property
     def needs_known_tokens(self) -> bool:

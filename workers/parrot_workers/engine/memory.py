@@ -32,7 +32,7 @@ def choose_num_pages(model: LoadedModel, config: EngineConfig, *, working_bytes:
     if config.cache_tokens:
         return -(-config.cache_tokens // config.page_size) + 1
     bytes_each = page_bytes(layer_shapes(model), config.page_size, model.dtype)
-    longest = min(config.max_context_tokens or model.max_context_tokens, model.max_context_tokens)
+    longest = model.limit_context(config.max_context_tokens)
     # Twice what can run: the other half remembers what ran before.
     useful = 2 * config.num_slots * (-(-longest // config.page_size) + 1)
     return max(2, min(useful, (_free_bytes(model.device, config) - working_bytes) // bytes_each)) + 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from parrot_workers.attention import AttentionBackend, AttentionPlan, CostModel, build_plan
@@ -18,6 +19,7 @@ from parrot_workers.engine.sampled import Sampled
 from parrot_workers.engine.sampler import Sampler
 from parrot_workers.engine.sampling_rows import SamplingRow
 from parrot_workers.engine.sequence import Sequence
+from parrot_workers.engine.transfer import to_device
 from parrot_workers.kv_cache.pool import KVPool
 from parrot_workers.models import ForwardContext, LoadedModel, forward
 
@@ -108,14 +110,14 @@ class ModelRunner:
             shapes = usual_shapes(self._num_slots, has_levels=self._cost_model.max_levels > 0)
             self._graphs.warm_up(shapes, report)
 
-    def _forward(self, input_ids: torch.Tensor, plan: AttentionPlan, logit_rows: list[int]) -> torch.Tensor:
+    def _forward(self, input_ids: torch.Tensor, plan: AttentionPlan, logit_rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Run the model. Returns: logits of the rows asked for, shape [len(logit_rows), vocab_size]."""
         positions, slots = self._upload(plan.positions), self._upload(plan.slots)
         if self._graphs and (logits := self._graphs.run(plan, input_ids, positions, slots)) is not None:
-            return logits if len(logit_rows) == plan.num_rows else logits[self._indices(logit_rows)]
+            return logits if len(logit_rows) == plan.num_rows else logits[self._upload(logit_rows)]
         self._backend.plan(plan)
         context = ForwardContext(pool=self._pool, backend=self._backend, slots=slots)
-        return forward(self._model, input_ids, positions, self._indices(logit_rows), context)
+        return forward(self._model, input_ids, positions, self._upload(logit_rows), context)
 
     def _input_ids(self, step: Step, plan: AttentionPlan) -> torch.Tensor:
         """Tokens of the rows, shape [num_rows], int64; those that were sampled but not read come from the device."""
@@ -176,21 +178,12 @@ class ModelRunner:
     def _indices(self, indices: list[int]) -> torch.Tensor:
         return self._upload(np.array(indices, dtype=np.int64))
 
-    def _upload(self, array: np.ndarray) -> torch.Tensor:
-        """Bring an array to the device without waiting for it."""
-        tensor = torch.from_numpy(array)
-        if self._model.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._model.device, non_blocking=True)
+    def _upload(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        return to_device(array, self._model.device)
 
 
-def _last_rows(step: Step, plan: AttentionPlan) -> tuple[list[int], list[Sequence]]:
+def _last_rows(step: Step, plan: AttentionPlan) -> tuple[npt.NDArray[np.int64], list[Sequence]]:
     """The rows after which a token can be sampled, and whose they are, in packed order."""
-    rows, sequences, end = [], [], 0
     can_sample = set(step.sampled)
-    for index in plan.order:
-        end += step.spans[index].end - step.spans[index].begin
-        if index in can_sample:
-            rows.append(end - 1)
-            sequences.append(step.sequences[index])
-    return rows, sequences
+    places = [place for place, index in enumerate(plan.order) if index in can_sample]
+    return plan.last_rows[places].astype(np.int64), [step.sequences[plan.order[place]] for place in places]

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, Protocol, TypeVar
 
 from parrot_mq.errors import DeadlineExceeded
 from parrot_workers.engine.base import Failed, GenerationRequest
+from parrot_workers.engine.sequence import Sequence
 
 __all__ = ["WaitingQueue"]
 
 
-class _HasRequest(Protocol):
-    @property
-    def request(self) -> GenerationRequest: ...
-
-
-T = TypeVar("T", bound=_HasRequest)
-
-
-class WaitingQueue(Generic[T]):
+class WaitingQueue:
     """First in, first out. Every operation takes constant time, but for `expire` when a deadline has passed."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[str, tuple[T, float]] = OrderedDict()  # key -> entry, when it came
+        self._entries: OrderedDict[str, tuple[Sequence, float]] = OrderedDict()  # key -> entry, when it came
         # NOTE: never later than the earliest deadline; so most calls of `expire` compare two numbers.
         self._next_deadline = float("inf")
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
-    def push(self, entry: T, *, now: float) -> None:
+    def push(self, entry: Sequence, *, now: float) -> None:
         """Put `entry` at the end."""
         self._entries[entry.request.key] = (entry, now)
         self._next_deadline = min(self._next_deadline, entry.request.deadline)
@@ -52,13 +41,13 @@ class WaitingQueue(Generic[T]):
         self._next_deadline = min((e.request.deadline for e, _ in self._entries.values()), default=float("inf"))
         return [Failed(request.key, _too_late(request, came)) for request, came in late]
 
-    def peek(self) -> T | None:
+    def peek(self) -> Sequence | None:
         """The first entry, which stays."""
         return next(iter(self._entries.values()))[0] if self._entries else None
 
-    def take(self, num_free: int) -> list[T]:
-        """Take out the first entries, at most `num_free`."""
-        return [self._entries.popitem(last=False)[1][0] for _ in range(min(num_free, len(self._entries)))]
+    def pop(self) -> Sequence:
+        """Take out the first entry."""
+        return self._entries.popitem(last=False)[1][0]
 
 
 def _too_late(request: GenerationRequest, came: float) -> DeadlineExceeded:

@@ -49,6 +49,10 @@ class LoadedModel:
         dtype: torch.dtype = self.model.dtype
         return dtype
 
+    def limit_context(self, wanted: int) -> int:
+        """Most tokens of prompt and output together if `wanted` are asked for; 0 asks for all that the model can."""
+        return min(wanted or self.max_context_tokens, self.max_context_tokens)
+
     def encode(self, text: str) -> list[int]:
         """Tokenize a whole prompt exactly as `tokenizer(text)` does. An empty prompt is the token that begins a text.
 
