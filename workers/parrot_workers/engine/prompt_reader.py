@@ -49,11 +49,12 @@ class PromptReader:
             ContextLengthExceeded: Prompt and output together may be longer than the context.
             EngineFailure: The prompt is empty, or has tokens that the model does not know.
         """
-        self._check(request.output_ids)
+        self._model.check_ids(request.output_ids)
         if isinstance(request.prompt, str):
             read = self._read_text(request, request.prompt)
         elif request.prompt:
-            read = ReadPrompt(list(self._check(request.prompt)), [])
+            self._model.check_ids(request.prompt)
+            read = ReadPrompt(list(request.prompt), [])
         else:
             raise EngineFailure(cause="the prompt has no tokens; give at least one")
         if len(read.token_ids) + request.sampling.max_tokens > self._max_context_tokens:
@@ -82,14 +83,6 @@ class PromptReader:
             for end in request.prefix_ends
         ]
         return ReadPrompt(read_ids, list(zip(request.prefix_hashes, counts, strict=False)))
-
-    def _check(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """Refuse tokens that the model does not have."""
-        low, high = min(token_ids, default=0), max(token_ids, default=0)
-        if low < 0 or high >= self._model.vocab_size:
-            wrong = low if low < 0 else high
-            raise EngineFailure(cause=f"token {wrong} is beyond the model's vocabulary of {self._model.vocab_size}")
-        return token_ids
 
 
 def _with_known(token_ids: list[int], offsets: Offsets, known: KnownPrefix) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ class LoadedModel:
         Raises:
             EngineFailure: There is no token to begin with, or one that the model does not know.
         """
-        return self._check_ids(self.tokenizer(text, verbose=False)["input_ids"])
+        return self._begin(self.tokenizer(text, verbose=False)["input_ids"])
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
         """Tokenize as `encode` does, and tell where in the text each token is.
@@ -74,16 +75,27 @@ class LoadedModel:
         if not self.tokenizer.is_fast:
             return self.encode(text), None
         encoded = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
-        token_ids = self._check_ids(encoded["input_ids"])
+        token_ids = self._begin(encoded["input_ids"])
         return token_ids, _growing(encoded["offset_mapping"] or [(0, 0)])
 
-    def _check_ids(self, token_ids: list[int]) -> list[int]:
+    def check_ids(self, token_ids: Sequence[int]) -> None:
+        """Refuse tokens that the model does not have.
+
+        Raises:
+            EngineFailure: Names one.
+        """
+        low, high = min(token_ids, default=0), max(token_ids, default=0)
+        if low < 0 or high >= self.vocab_size:
+            wrong = low if low < 0 else high
+            raise EngineFailure(cause=f"token {wrong} is beyond the model's vocabulary of {self.vocab_size}")
+
+    def _begin(self, token_ids: list[int]) -> list[int]:
+        """The tokens, or if there are none the one that begins a text."""
         if not token_ids:
             if self.tokenizer.bos_token_id is None:
                 raise EngineFailure(cause="the prompt is empty, and the model has no token to begin with")
             return [self.tokenizer.bos_token_id]
-        if max(token_ids) >= self.vocab_size:
-            raise EngineFailure(cause=f"token {max(token_ids)} is beyond the model's vocabulary of {self.vocab_size}")
+        self.check_ids(token_ids)
         return token_ids
 
     def decode(self, token_ids: list[int]) -> str:
