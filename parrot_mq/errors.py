@@ -6,7 +6,7 @@
       CodecError                MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
       ProgramError              InvalidName, TemplateError, CallError, GraphCycleError, DuplicateProducer,
                                 VariableAlreadySet, InputFailed, ModelNotServed, TaskCancelled,
-                                DeadlineExceeded, SessionClosed, TransformError
+                                DeadlineExceeded, SessionClosed, TransformError, QuotaExceeded
       ActorError                ActorNotFound, ActorNameTaken, ActorStopped, ActorFailed, AskTimeout, MailboxFull,
                                 RestartIntensityExceeded
       TransportError            ConnectFailed, ConnectionClosed, ConnectionLost, ServerTooOld, JetStreamUnavailable,
@@ -62,6 +62,7 @@ __all__ = [
     "ProcessFailed",
     "ProgramError",
     "PublishRejected",
+    "QuotaExceeded",
     "RequestTimeout",
     "RestartIntensityExceeded",
     "ServerStartFailed",
@@ -298,6 +299,22 @@ class DeadlineExceeded(ProgramError, TimeoutError):
 
     def __init__(self, *, what: str, timeout_s: float) -> None:
         super().__init__(f"{what} was not done within {timeout_s:g} s", what=what, timeout_s=timeout_s)
+
+
+class QuotaExceeded(ProgramError):
+    """A tenant has as much unfinished work as it may have."""
+
+    code = "quota_exceeded"
+    retryable = True
+
+    def __init__(self, *, tenant: str, what: str, limit: int) -> None:
+        super().__init__(
+            f"tenant {tenant!r} has {limit} {what}, as many as it may have; submit more when some are finished, or "
+            f"raise its quota in the coordinator's configuration",
+            tenant=tenant,
+            what=what,
+            limit=limit,
+        )
 
 
 class SessionClosed(ProgramError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Final, NewType
+from typing import Annotated, Final, Literal, NewType
 
 import msgspec
 
@@ -14,6 +14,7 @@ from parrot_mq.errors import InvalidName
 __all__ = [
     "NAME_RULE",
     "ModelName",
+    "Objective",
     "Sampling",
     "SessionId",
     "TextPiece",
@@ -129,6 +130,28 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
 
 
 _HASHED: Final = tuple(name for name in Sampling.__struct_fields__ if name != "logit_bias")
+
+
+PositiveMs = Annotated[float, msgspec.Meta(gt=0, le=86_400_000)]
+
+
+class Objective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What somebody wants of a variable: that it comes soon, or that all of the work ends soon.
+
+    Attributes:
+        kind: `latency` for what somebody waits for, `throughput` for what only has to be finished.
+        ttft_ms: Milliseconds from the moment the prompt is known to the first token, if that matters.
+        tpot_ms: Milliseconds that each further token may take, if that matters.
+        deadline_s: Seconds after the task was stored; afterwards the variable is of no use, and its generation is not
+            started.
+
+    Source: Parrot, OSDI'24, section 4.1 (the criteria of `get`); the targets are named there as extensions.
+    """
+
+    kind: Literal["latency", "throughput"] = "latency"
+    ttft_ms: PositiveMs | None = None
+    tpot_ms: PositiveMs | None = None
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 86400)] | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from parrot_mq.actors import ActorContext, ActorRef
 from parrot_mq.bus import Delivery
-from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.ready import Known, ReadyGeneration
 from parrot_mq.errors import MailboxFull, ParrotError
 from parrot_mq.messages import TaskAddress, Value, WorkerStatus
+from parrot_mq.program import Standing
 from parrot_mq.types import SessionId, TenantId, VariableId
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ExpireTasks",
     "GenerationFailed",
     "GiveBack",
+    "Judge",
     "LookAgain",
     "ModelsChanged",
     "SessionIdle",
@@ -115,10 +117,31 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """A generation (by key) is not ready yet, but this is how its prompt begins. Once more when more of it is known."""
+    """A generation (by key) is not ready yet, but this is how its prompt begins. Once more when more of it is known.
+
+    Attributes:
+        key: Of the generation.
+        prefixes: Hashes of the leading segments that are known.
+        segments: These segments, as in `ReadyGeneration.segments`.
+        waits_for: Keys of the generations whose outputs it waits for; what it waits for and nobody generates is named
+            by the empty text.
+        standing: What is wanted of it.
+        salt: As in `ReadyGeneration.salt`.
+    """
 
     key: str
     prefixes: tuple[str, ...]
+    segments: tuple[Known, ...] = ()
+    waits_for: tuple[str, ...] = ()
+    standing: Standing = Standing()
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The graph has grown or a mark has changed: this is what is wanted of generations now (by key), ready or not."""
+
+    standings: tuple[tuple[str, Standing], ...]
 
 
 @dataclass(frozen=True, slots=True)

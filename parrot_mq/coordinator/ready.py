@@ -17,10 +17,19 @@ from parrot_mq.messages import (
     VariableAddress,
     VariableRef,
 )
-from parrot_mq.program import OutputPlan, Placeholder, Text, chain_digests, parse_template, plan_outputs, segment_digest
+from parrot_mq.program import (
+    OutputPlan,
+    Placeholder,
+    Standing,
+    Text,
+    chain_digests,
+    parse_template,
+    plan_outputs,
+    segment_digest,
+)
 from parrot_mq.types import Sampling, TaskId, VariableId
 
-__all__ = ["PlannedGeneration", "ReadyGeneration", "plan_task"]
+__all__ = ["Known", "PlannedGeneration", "ReadyGeneration", "plan_task"]
 
 Segment = str | VariableRef
 """A constant text, or a variable whose value stands here."""
@@ -41,7 +50,10 @@ class ReadyGeneration:
         prefix_hashes: Hash of all content up to and including each segment, hex.
         sampling: How to generate.
         deadline: Seconds since 1970; not started after this.
+        standing: What is wanted of it, and its place in its program.
+        salt: Generations with different salts share no cache.
         attempt: Which attempt the next assignment is; 1 is the first.
+        output_ids: Tokens that earlier attempts generated.
     """
 
     address: VariableAddress
@@ -51,7 +63,10 @@ class ReadyGeneration:
     prefix_hashes: tuple[str, ...]
     sampling: Sampling
     deadline: float
+    standing: Standing = Standing()
+    salt: str = ""
     attempt: int = 1
+    output_ids: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -75,6 +90,9 @@ class ReadyGeneration:
             prefix_hashes=list(self.prefix_hashes),
             sampling=self.sampling,
             deadline=self.deadline,
+            objective=self.standing.objective,
+            salt=self.salt,
+            output_ids=list(self.output_ids),
         )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "HEADER_PRODUCER",
     "HEADER_SCHEMA",
     "HEADER_STATUS",
+    "HEADER_USAGE",
     "SCHEMA_VERSION",
     "STATUS_ERROR",
     "REGISTRY_ADDRESS",
@@ -59,6 +60,7 @@ HEADER_STATUS: Final = "Pmq-Status"
 HEADER_BLOB: Final = "Pmq-Blob"
 HEADER_PRODUCER: Final = "Pmq-Producer"
 HEADER_SCHEMA: Final = "Pmq-Schema"
+HEADER_USAGE: Final = "Pmq-Usage"
 STATUS_ERROR: Final = "error"
 SCHEMA_VERSION: Final = "1"
 CONTENT_MSGPACK: Final = "application/msgpack"
@@ -87,7 +89,7 @@ class TaskAddress(NamedTuple):
 
 
 class ControlAddress(NamedTuple):
-    """Whom a control message is about, and which one it is: open, cancel, close."""
+    """Whom a control message is about, and which one it is: open, mark, explain, cancel, close."""
 
     tenant: TenantId
     session: SessionId
@@ -110,7 +112,7 @@ def task_subject(tenant: str, session: str, task: str) -> str:
 
 
 def control_subject(tenant: str, session: str, verb: str) -> str:
-    """Requests to the coordinator about one session; `verb` is open, cancel or close."""
+    """Requests to the coordinator about one session; `verb` is open, mark, explain, cancel or close."""
     return f"pmq.{check_name('tenant', tenant)}.control.{check_name('session', session)}.{check_name('verb', verb)}"
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from parrot_mq.errors import ParrotError, rebuild_error
-from parrot_mq.types import NAME_RULE, Sampling, TokenLogprob
+from parrot_mq.types import NAME_RULE, Objective, Sampling, TokenId, TokenLogprob
 
 __all__ = [
     "Assign",
@@ -20,24 +20,34 @@ __all__ = [
     "CancelGenerations",
     "CoordinatorStarted",
     "DeadTask",
+    "Decision",
     "EngineReport",
     "ErrorInfo",
+    "EventKind",
     "Generation",
+    "GenerationProgress",
     "GenerationsReturned",
     "InputValue",
     "LoadProgress",
     "Message",
     "OutputSpec",
     "PinPrefixes",
+    "Prefill",
+    "PrefillAhead",
     "PromptTask",
-    "SessionCancel",
-    "SessionClose",
-    "SessionOpen",
     "ServiceQuery",
     "ServiceReport",
+    "SessionCancel",
+    "SessionClose",
+    "SessionExplain",
+    "SessionMark",
+    "SessionOpen",
     "SessionReply",
+    "SessionStory",
     "TaskEvent",
+    "TaskStory",
     "TokenDelta",
+    "Usage",
     "VariableRef",
     "WorkerStatus",
 ]
@@ -76,10 +86,12 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         variable: Name of the variable, in the task's session.
         sampling: How it is generated.
+        objective: What is wanted of it; without it that follows from who reads it.
     """
 
     variable: Name
     sampling: Sampling = Sampling()
+    objective: Objective | None = None
 
 
 class PromptTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.prompt"):
@@ -120,6 +132,25 @@ class SessionCancel(Message, frozen=True, kw_only=True, omit_defaults=True, tag=
 
 class SessionClose(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.close"):
     """End a session: unfinished tasks are cancelled and all its values removed."""
+
+
+class SessionMark(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.mark"):
+    """Say what is wanted of variables, also of such that nobody writes yet. It replaces what was said of them before.
+
+    A hint: a coordinator that takes over does not know of it. What has to last is said in the task (`objective` of an
+    output).
+
+    Attributes:
+        variables: Which variables.
+        objective: What is wanted of each of them.
+    """
+
+    variables: list[Name] = []
+    objective: Objective = Objective()
+
+
+class SessionExplain(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.explain"):
+    """Ask what happened to the tasks of a session, and why."""
 
 
 class SessionReply(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.reply"):
@@ -217,14 +248,21 @@ class TokenDelta(Message, frozen=True, kw_only=True, omit_defaults=True, tag="to
     logprobs: list[TokenLogprob] = []
 
 
-EventKind = Literal["submitted", "ready", "assigned", "started", "finished", "failed", "rejected"]
+EventKind = Literal[
+    "submitted", "ready", "prefilling", "assigned", "started", "finished", "failed", "rejected", "returned"
+]
+Decision = Literal["", "holder", "group", "replica", "session", "least_harm", "continued"]
+"""Why a worker was chosen: it holds the prefix; the rest of the node group runs there; the prefix was brought there
+because its holders were full; the session's last generation ran there; it harms least what runs there; it goes on with
+what another worker began."""
 
 
 class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.event"):
     """What happened to one output of a task. For people and tools: nothing depends on it.
 
     Attributes:
-        kind: `ready` means that its inputs are set, `assigned` that it was sent to a worker.
+        kind: `ready` means that its inputs are set, `prefilling` that the known part of its prompt is computed ahead,
+            `assigned` that it was sent to a worker, `returned` that it came back from there unfinished.
         task: The task's id.
         variable: The output's variable.
         at: Seconds since 1970 on the sender's clock.
@@ -235,6 +273,12 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
         num_prompt_tokens: Tokens of its prompt (`started`, `finished`).
         num_shared_tokens: Of these, computed once for several tasks and not again for this one (`started`, `finished`).
         num_output_tokens: Tokens generated (`finished`).
+        objective: What is wanted of it, as deduced so far (`ready`, `assigned`).
+        group: The node group that it belongs to; empty if it is alone (`ready`, `assigned`).
+        decision: Why this worker (`assigned`).
+        reason: Why, in words (`assigned`, `returned`).
+        attempt: Which attempt it is (`assigned`, `returned`).
+        num_prefilled_tokens: Of its prompt, tokens that were computed ahead for it (`started`, `finished`).
         error: Why (`failed`, `rejected`).
     """
 
@@ -249,7 +293,113 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
     num_prompt_tokens: int = 0
     num_shared_tokens: int = 0
     num_output_tokens: int = 0
+    objective: Objective | None = None
+    group: str = ""
+    decision: Decision = ""
+    reason: str = ""
+    attempt: int = 0
+    num_prefilled_tokens: int = 0
     error: ErrorInfo | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a value cost. It travels as JSON in the header `Pmq-Usage` of the value, so it lasts as long as the value.
+
+    Attributes:
+        num_prompt_tokens: Tokens of the prompt.
+        num_shared_tokens: Of these, tokens that were computed for another generation and not again.
+        num_prefilled_tokens: Of the shared ones, tokens that were computed ahead for this very generation.
+        num_output_tokens: Tokens generated.
+        attempt: Which attempt it was.
+        started_at: When the prompt had been read, seconds since 1970 on the worker's clock.
+        finished_at: When the last token was there, on the same clock.
+    """
+
+    num_prompt_tokens: int = 0
+    num_shared_tokens: int = 0
+    num_prefilled_tokens: int = 0
+    num_output_tokens: int = 0
+    attempt: int = 1
+    started_at: float = 0.0
+    finished_at: float = 0.0
+
+
+class TaskStory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What happened to one output of a task, and why. Times are seconds since 1970; 0 if it has not happened.
+
+    Attributes:
+        variable: The output.
+        task: Its task.
+        function: Name of the semantic function.
+        model: Who generates.
+        reads: Variables that it reads.
+        state: How far it is.
+        objective: What is wanted of it, as deduced.
+        group: The node group that it belongs to; empty if it is alone.
+        prefix: Hash of the longest prefix that it had in common with others in its batch, or that its worker held.
+        submitted_at: The coordinator read the task.
+        ready_at: All that it reads was set.
+        last_input: The variable that came last; empty if it waited for none.
+        prefilled_at: Its known part went to a worker ahead of time.
+        prefilled_on: To this worker.
+        assigned_at: It went to a worker.
+        started_at: Its prompt had been read there.
+        finished_at: Its value was stored, or its error.
+        worker: Who runs it, or ran it.
+        batch: The batch that it went in.
+        batch_size: Generations in that batch.
+        decision: Why this worker.
+        reason: The same in words, and why it waited.
+        attempts: How often it was assigned.
+        num_continued_tokens: Tokens that an earlier attempt had generated, and this one went on after.
+        usage: What it cost.
+        error: Why it failed.
+    """
+
+    variable: str
+    task: str = ""
+    function: str = ""
+    model: str = ""
+    reads: list[str] = []
+    state: Literal["waiting", "ready", "assigned", "running", "finished", "failed"] = "waiting"
+    objective: Objective | None = None
+    group: str = ""
+    prefix: str = ""
+    submitted_at: float = 0.0
+    ready_at: float = 0.0
+    last_input: str = ""
+    prefilled_at: float = 0.0
+    prefilled_on: str = ""
+    assigned_at: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    worker: str = ""
+    batch: str = ""
+    batch_size: int = 0
+    decision: Decision = ""
+    reason: str = ""
+    attempts: int = 0
+    num_continued_tokens: int = 0
+    usage: Usage | None = None
+    error: ErrorInfo | None = None
+
+
+class SessionStory(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.story"):
+    """What a coordinator remembers of a session: of its newest tasks, each output in the order of submission.
+
+    Attributes:
+        session: The session.
+        node: The coordinator that answers; what happened before it took over is not in its memory.
+        at: When it answered, seconds since 1970.
+        stories: One for each output.
+        num_forgotten: Older outputs that are not remembered any more.
+    """
+
+    session: str
+    node: str = ""
+    at: float = 0.0
+    stories: list[TaskStory] = []
+    num_forgotten: int = 0
 
 
 class DeadTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.dead"):
@@ -284,6 +434,9 @@ class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ge
         prefix_hashes: Hash of all content up to and including each segment, hex; equal hashes mean equal prefixes.
         sampling: How to generate.
         deadline: Seconds since 1970; it is not started after this.
+        objective: What is wanted of it.
+        salt: Generations with different salts share no cache: by default the tenant.
+        output_ids: Tokens that an earlier attempt generated; the output goes on after them.
     """
 
     tenant: str
@@ -295,6 +448,9 @@ class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ge
     prefix_hashes: list[str]
     sampling: Sampling
     deadline: float
+    objective: Objective = Objective()
+    salt: str = ""
+    output_ids: list[TokenId] = []
 
     @property
     def key(self) -> str:
@@ -314,6 +470,37 @@ class Assign(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker
     batch: str
     segments: list[str | BlobRef]
     generations: list[Generation]
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The known beginning of a prompt whose rest is still being generated.
+
+    Attributes:
+        key: The generation that will have this prompt, as in `Generation.key`.
+        prompt: Indices into the segments that travel with it.
+        prefix_hashes: Hash of all content up to and including each of these segments.
+        salt: As in a generation.
+    """
+
+    key: str
+    prompt: list[int]
+    prefix_hashes: list[str]
+    salt: str = ""
+
+
+class PrefillAhead(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.prefill"):
+    """Compute the beginnings of prompts that will most likely come here, when there is nothing better to do.
+
+    The complete set, which replaces the former one: what is not named any more is given up, what is computed stays in
+    the cache as long as there is room. A hint: one that is lost does no harm.
+
+    Attributes:
+        segments: Parts of prompts, each once.
+        prefills: What to compute of them, the most urgent first.
+    """
+
+    segments: list[str | BlobRef] = []
+    prefills: list[Prefill] = []
 
 
 class Assigned(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.assigned"):
@@ -432,6 +619,24 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     num_evicted_pages: int = 0
 
 
+class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a worker is with a generation.
+
+    Attributes:
+        key: Which generation.
+        attempt: Which attempt at it.
+        begin: Tokens of the output before `output_ids`.
+        output_ids: Tokens of the output from there on. Mostly only those that are new since the last heartbeat.
+        num_prompt_tokens: Tokens of its prompt; 0 until it is read.
+    """
+
+    key: str
+    attempt: int = 1
+    begin: int = 0
+    output_ids: list[TokenId] = []
+    num_prompt_tokens: int = 0
+
+
 class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="worker.status"):
     """Who a worker is, what it runs, what it has room for. Sent when it changes and as heartbeat.
 
@@ -442,6 +647,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
         num_slots: Generations it runs at a time.
         max_context_tokens: Most tokens of prompt and output together.
         running: Keys of the generations it has (queued in the engine, or running).
+        progress: How far it is with those of them of which there is something new.
+        prefilled: Keys of the prefills that it has computed since the last heartbeat.
         loading: How far it is (`loading`).
         engine: What its engine does (once it is loaded).
     """
@@ -452,6 +659,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
     num_slots: int
     max_context_tokens: int = 0
     running: list[str] = []
+    progress: list[GenerationProgress] = []
+    prefilled: list[str] = []
     loading: LoadProgress | None = None
     engine: EngineReport | None = None
 

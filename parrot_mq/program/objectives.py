@@ -1,0 +1,31 @@
+"""What is wanted of every unfinished generation, deduced backwards from what is wanted of variables.
+
+Source: Parrot, OSDI'24, section 5.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parrot_mq.types import Objective
+
+__all__ = ["Standing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What deduction says of a generation.
+
+    Attributes:
+        objective: What is wanted of it.
+        group: Names its node group: parallel producers of one stage, which is judged by its last member. Empty if it is
+            alone. `tenant.session.<name>`, so unique in the service.
+        group_size: Unfinished members of the group; 1 if it is alone.
+        stage: Generations on the longest way from it to one that nobody reads: 0 for that one. Of equal work of one
+            session, what is further from the end goes first.
+    """
+
+    objective: Objective = Objective()
+    group: str = ""
+    group_size: int = 1
+    stage: int = 0
