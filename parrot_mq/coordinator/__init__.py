@@ -1,10 +1,11 @@
 """The coordinator: facts become ready tasks, ready tasks become prefix-grouped batches."""
 
-from parrot_mq.coordinator.config import CoordinatorConfig
+from parrot_mq.coordinator.config import CoordinatorConfig, Mechanisms
 from parrot_mq.coordinator.coordinator import Coordinator, open_coordinator
 from parrot_mq.coordinator.placement import FairQueue, PrefixQueue
 from parrot_mq.coordinator.ready import PlannedGeneration, ReadyGeneration, plan_task
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics
+from parrot_mq.coordinator.tenants import Quotas, TenantPolicy, Tenants, load_tenants
 
 __all__ = [
     "Coordinator",
@@ -12,9 +13,14 @@ __all__ = [
     "CoordinatorStatistics",
     "DispatcherStatistics",
     "FairQueue",
+    "Mechanisms",
     "PlannedGeneration",
     "PrefixQueue",
+    "Quotas",
     "ReadyGeneration",
+    "TenantPolicy",
+    "Tenants",
+    "load_tenants",
     "open_coordinator",
     "plan_task",
 ]

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from parrot_mq.coordinator.tenants import Tenants
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.types import check_name
 
-__all__ = ["CoordinatorConfig"]
+__all__ = ["CoordinatorConfig", "Mechanisms"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanisms:
+    """What a dispatcher makes of what it knows; each can be switched off, to see what it is good for.
+
+    Attributes:
+        objectives: Urgent work goes first, and a worker with latency work gets no more than that work can bear.
+            Without it every generation counts as throughput, and the oldest goes first.
+        prefix_groups: What shares a prefix, and what belongs to one node group, goes together.
+        affinity: A worker that holds the prefix, or that ran the session before, is preferred and may be waited for.
+        prefill_ahead: Known beginnings of prompts are computed while the rest is generated.
+        fairness: Tenants share by tokens and weights. Without it all count as one.
+        continuation: What was generated at a worker that is lost goes to the next one.
+    """
+
+    objectives: bool = True
+    prefix_groups: bool = True
+    affinity: bool = True
+    prefill_ahead: bool = True
+    fairness: bool = True
+    continuation: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +48,8 @@ class CoordinatorConfig:
         max_attempts: After so many lost attempts a generation is given up.
         max_pins: Most prefixes that a worker is told to keep for unfinished tasks; 0 tells it none.
         assign_timeout_s: How long a worker may take to say that it has a batch.
+        tenants: What each tenant may use.
+        mechanisms: What the dispatchers make of what they know.
     """
 
     node: str = "coordinator"
@@ -37,6 +62,8 @@ class CoordinatorConfig:
     max_attempts: int = 5
     max_pins: int = 256
     assign_timeout_s: float = 5.0
+    tenants: Tenants = field(default_factory=Tenants)
+    mechanisms: Mechanisms = field(default_factory=Mechanisms)
 
     def __post_init__(self) -> None:
         check_name("node", self.node)
