@@ -29,6 +29,7 @@ __all__ = [
     "GenerationsReturned",
     "InputValue",
     "LoadProgress",
+    "LostAttempt",
     "Message",
     "OutputSpec",
     "PinPrefixes",
@@ -150,7 +151,13 @@ class SessionMark(Message, frozen=True, kw_only=True, omit_defaults=True, tag="s
 
 
 class SessionExplain(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.explain"):
-    """Ask what happened to the tasks of a session, and why."""
+    """Ask what happened to the tasks of a session, and why.
+
+    Attributes:
+        begin: Where in the order of submission to begin: outputs before it, since the session began, are left out.
+    """
+
+    begin: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class SessionReply(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.reply"):
@@ -266,10 +273,14 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
         task: The task's id.
         variable: The output's variable.
         at: Seconds since 1970 on the sender's clock.
-        function: Name of the semantic function.
-        reads: Variables that the output waits for (with `submitted`).
-        worker: Who runs it (from `assigned` on).
+        function: Name of the semantic function (`submitted`).
+        model: Who generates, if the task says (`submitted`).
+        reads: Variables that the output waits for (`submitted`).
+        worker: Who runs it (from `assigned` on), or computes ahead for it (`prefilling`).
         batch: Id of the batch it was assigned in (`assigned`).
+        batch_size: Generations in that batch (`assigned`).
+        prefix: Hash of the longest prefix that it had in common with others in its batch, or that its worker held
+            (`assigned`).
         num_prompt_tokens: Tokens of its prompt (`started`, `finished`).
         num_shared_tokens: Of these, computed once for several tasks and not again for this one (`started`, `finished`).
         num_output_tokens: Tokens generated (`finished`).
@@ -278,6 +289,7 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
         decision: Why this worker (`assigned`).
         reason: Why, in words (`assigned`, `returned`).
         attempt: Which attempt it is (`assigned`, `returned`).
+        num_continued_tokens: Tokens that an earlier attempt had generated, and this one goes on after (`assigned`).
         num_prefilled_tokens: Of its prompt, tokens that were computed ahead for it (`started`, `finished`).
         error: Why (`failed`, `rejected`).
     """
@@ -287,9 +299,12 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
     variable: str = ""
     at: float = 0.0
     function: str = ""
+    model: str = ""
     reads: list[str] = []
     worker: str = ""
     batch: str = ""
+    batch_size: int = 0
+    prefix: str = ""
     num_prompt_tokens: int = 0
     num_shared_tokens: int = 0
     num_output_tokens: int = 0
@@ -298,6 +313,7 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
     decision: Decision = ""
     reason: str = ""
     attempt: int = 0
+    num_continued_tokens: int = 0
     num_prefilled_tokens: int = 0
     error: ErrorInfo | None = None
 
@@ -324,6 +340,22 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_at: float = 0.0
 
 
+class LostAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An assignment that did not lead to a value.
+
+    Attributes:
+        worker: Who had it.
+        assigned_at: When it went there, seconds since 1970; 0 if that is not known.
+        returned_at: When it came back, on the same clock; 0 if that is not known.
+        reason: Why it came back.
+    """
+
+    worker: str
+    assigned_at: float = 0.0
+    returned_at: float = 0.0
+    reason: str = ""
+
+
 class TaskStory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What happened to one output of a task, and why. Times are seconds since 1970; 0 if it has not happened.
 
@@ -332,7 +364,7 @@ class TaskStory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         task: Its task.
         function: Name of the semantic function.
         model: Who generates.
-        reads: Variables that it reads.
+        reads: Variables that it reads; the first 1,000 if there are more.
         state: How far it is.
         objective: What is wanted of it, as deduced.
         group: The node group that it belongs to; empty if it is alone.
@@ -350,7 +382,8 @@ class TaskStory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         batch_size: Generations in that batch.
         decision: Why this worker.
         reason: The same in words, and why it waited.
-        attempts: How often it was assigned.
+        attempts: How often it was assigned, as far as that counts.
+        lost: Assignments that did not lead to a value, the newest ones.
         num_continued_tokens: Tokens that an earlier attempt had generated, and this one went on after.
         usage: What it cost.
         error: Why it failed.
@@ -379,6 +412,7 @@ class TaskStory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decision: Decision = ""
     reason: str = ""
     attempts: int = 0
+    lost: list[LostAttempt] = []
     num_continued_tokens: int = 0
     usage: Usage | None = None
     error: ErrorInfo | None = None
@@ -391,8 +425,9 @@ class SessionStory(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
         session: The session.
         node: The coordinator that answers; what happened before it took over is not in its memory.
         at: When it answered, seconds since 1970.
-        stories: One for each output.
+        stories: One for each output, in the order of submission. An answer has a bounded size.
         num_forgotten: Older outputs that are not remembered any more.
+        next_begin: Where to begin to learn of further outputs; 0 if there are none.
     """
 
     session: str
@@ -400,6 +435,7 @@ class SessionStory(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
     at: float = 0.0
     stories: list[TaskStory] = []
     num_forgotten: int = 0
+    next_begin: int = 0
 
 
 class DeadTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task.dead"):

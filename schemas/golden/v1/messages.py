@@ -13,6 +13,7 @@ from parrot_mq.messages import (
     GenerationProgress,
     GenerationsReturned,
     LoadProgress,
+    LostAttempt,
     Message,
     OutputSpec,
     PinPrefixes,
@@ -129,7 +130,7 @@ MESSAGES: tuple[Message, ...] = (
     SessionClose(),
     SessionReply(num_cancelled=2),
     SessionMark(variables=["answer"], objective=Objective(tpot_ms=25.0)),
-    SessionExplain(),
+    SessionExplain(begin=7),
     SessionStory(
         session="demo",
         node="coordinator",
@@ -159,6 +160,14 @@ MESSAGES: tuple[Message, ...] = (
                 decision="holder",
                 reason="worker-0 holds 100 of its tokens",
                 attempts=2,
+                lost=[
+                    LostAttempt(
+                        worker="worker-1",
+                        assigned_at=1_763_800_000.625,
+                        returned_at=1_763_800_000.875,
+                        reason="worker 'worker-1' was lost",
+                    )
+                ],
                 num_continued_tokens=3,
                 usage=Usage(
                     num_prompt_tokens=120,
@@ -173,6 +182,7 @@ MESSAGES: tuple[Message, ...] = (
             )
         ],
         num_forgotten=7,
+        next_begin=8,
     ),
     ERROR,
     BlobRef(digest=DIGEST, size_bytes=1_048_577),
@@ -188,9 +198,12 @@ MESSAGES: tuple[Message, ...] = (
         variable="answer",
         at=1_763_800_000.25,
         function="answer_briefly",
+        model="small",
         reads=["question", "note-2"],
         worker="worker-0",
         batch="batch-1",
+        batch_size=4,
+        prefix="00ff",
         num_prompt_tokens=120,
         num_shared_tokens=100,
         num_output_tokens=12,
@@ -199,6 +212,7 @@ MESSAGES: tuple[Message, ...] = (
         decision="least_harm",
         reason="worker-0 has the most room",
         attempt=2,
+        num_continued_tokens=3,
         num_prefilled_tokens=20,
         error=ERROR,
     ),
