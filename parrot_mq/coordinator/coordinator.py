@@ -38,7 +38,9 @@ from parrot_mq.messages import (
     ServiceQuery,
     SessionCancel,
     SessionClose,
+    SessionExplain,
     SessionOpen,
+    SessionStory,
     WorkerStatus,
     decode,
     encode,
@@ -50,7 +52,12 @@ from parrot_mq.observability import get_logger
 
 __all__ = ["Coordinator", "open_coordinator"]
 
-CONTROL: dict[str, type[Message]] = {"open": SessionOpen, "cancel": SessionCancel, "close": SessionClose}
+CONTROL: dict[str, type[Message]] = {
+    "open": SessionOpen,
+    "explain": SessionExplain,
+    "cancel": SessionCancel,
+    "close": SessionClose,
+}
 REGISTRY_ACCEPTS = WorkerStatus | GenerationsReturned | ServiceQuery
 CONTROL_TIMEOUT_S = 30.0
 SESSION_MAILBOX = 8192
@@ -73,7 +80,8 @@ class CoordinatorActor(Actor):
         self._bus = bus
         self._facts = facts
         self._config = config
-        self._events = Events(bus, clock)
+        self._clock = clock
+        self._events = Events(bus, clock, board.history)
         self._models = Models()
         self._leases = board.leases
         self._board = board
@@ -149,6 +157,8 @@ class CoordinatorActor(Actor):
         request: Message = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
         if not isinstance(request, SessionOpen):
             await self._facts.catch_up()
+        if isinstance(request, SessionExplain):
+            return self._explain(request, tenant, name)
         key = SessionKey(tenant, name)
         while True:
             session = await self._session(key)
@@ -158,6 +168,10 @@ class CoordinatorActor(Actor):
             except ActorStopped:
                 if self._sessions.get(key) == session:
                     raise  # else it was just dropped as idle
+
+    def _explain(self, request: SessionExplain, tenant: str, session: str) -> SessionStory:
+        node, now = self._config.node, self._clock.now()
+        return self._board.history.story(tenant, session, begin=request.begin, node=node, at=now)
 
     # -- actors ------------------------------------------------------------------------------------------------------
 

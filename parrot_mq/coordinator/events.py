@@ -5,70 +5,94 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 from parrot_mq.bus import Bus
 from parrot_mq.clock import Clock
+from parrot_mq.coordinator.history import History
 from parrot_mq.errors import ConnectionClosed, ParrotError
-from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, TaskEvent, encode_json, event_subject
-from parrot_mq.messages.wire import EventKind
+from parrot_mq.messages import (
+    Decision,
+    ErrorInfo,
+    EventKind,
+    PromptTask,
+    TaskAddress,
+    TaskEvent,
+    Usage,
+    Value,
+    VariableAddress,
+    encode_json,
+    event_subject,
+)
 from parrot_mq.observability import get_logger
 from parrot_mq.program import Node
+from parrot_mq.types import Objective
 
-__all__ = ["Events"]
+__all__ = ["EventDetails", "Events"]
 
 log = get_logger(__name__)
 
 
-class Events:
-    """A bounded outbox of task events. Delivery: at most once; the oldest are dropped when the outbox is full."""
+class EventDetails(TypedDict, total=False):
+    """What an event may say besides what happened to whom; see `TaskEvent`."""
 
-    def __init__(self, bus: Bus, clock: Clock, *, capacity: int = 10_000) -> None:
+    variable: str
+    worker: str
+    batch: str
+    batch_size: int
+    prefix: str
+    objective: Objective
+    group: str
+    decision: Decision
+    reason: str
+    attempt: int
+    num_continued_tokens: int
+    error: ErrorInfo
+
+
+class Events:
+    """A bounded outbox of task events, all of which the history learns of.
+
+    Delivery: at most once; the oldest are dropped when the outbox is full.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock, history: History, *, capacity: int = 10_000) -> None:
         self._bus = bus
         self._clock = clock
+        self._history = history
         self._outbox: deque[tuple[TaskAddress, TaskEvent]] = deque(maxlen=capacity)
         self._has_some = asyncio.Event()
 
     def submitted(self, address: TaskAddress, record: PromptTask, nodes: Sequence[Node]) -> None:
         """A task was accepted: one event for each output, with what it waits for."""
         for node in nodes:
-            self._put(address, "submitted", variable=node.writes, function=record.function, reads=list(node.reads))
+            event = TaskEvent(
+                kind="submitted",
+                task=address.task,
+                variable=node.writes,
+                at=self._clock.now(),
+                function=record.function,
+                model=record.model,
+                reads=list(node.reads),
+            )
+            self._put(address, event)
 
-    def emit(
-        self,
-        address: TaskAddress,
-        kind: EventKind,
-        *,
-        variable: str = "",
-        worker: str = "",
-        batch: str = "",
-        error: ErrorInfo | None = None,
-    ) -> None:
-        """Something happened to an output of a task, or to the whole task when `variable` is empty."""
-        self._put(address, kind, variable=variable, worker=worker, batch=batch, error=error)
+    def emit(self, address: TaskAddress, kind: EventKind, **details: Unpack[EventDetails]) -> None:
+        """Something happened to an output of a task, or to the whole task when no variable is named."""
+        self._put(address, TaskEvent(kind=kind, task=address.task, at=self._clock.now(), **details))
 
-    def _put(
-        self,
-        address: TaskAddress,
-        kind: EventKind,
-        *,
-        variable: str,
-        function: str = "",
-        reads: list[str] | None = None,
-        worker: str = "",
-        batch: str = "",
-        error: ErrorInfo | None = None,
-    ) -> None:
-        event = TaskEvent(
-            kind=kind,
-            task=address.task,
-            variable=variable,
-            at=self._clock.now(),
-            function=function,
-            reads=reads or [],
-            worker=worker,
-            batch=batch,
-            error=error,
-        )
+    def stored(self, address: VariableAddress, value: Value, *, producer: str = "", usage: Usage | None = None) -> None:
+        """A variable is set. That is no event, since it is a fact on the bus already; but the history learns of it."""
+        error = value if isinstance(value, ErrorInfo) else None
+        now = self._clock.now()
+        self._history.store(*address, now, producer=producer, usage=usage, error=error)
+
+    def closed(self, tenant: str, session: str) -> None:
+        """A session was closed: names of its variables may mean something else from now on."""
+        self._history.close(tenant, session)
+
+    def _put(self, address: TaskAddress, event: TaskEvent) -> None:
+        self._history.tell(address.tenant, address.session, event)
         self._outbox.append((address, event))
         self._has_some.set()
 

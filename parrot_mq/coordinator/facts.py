@@ -25,6 +25,7 @@ from parrot_mq.messages import (
     encode_json,
     parse_task,
     parse_variable,
+    read_usage,
     session_subjects,
 )
 from parrot_mq.observability import get_logger
@@ -129,7 +130,8 @@ class Facts:
             return
         value = decode_value(delivery.payload, delivery.headers)
         producer = delivery.headers.get(HEADER_PRODUCER, "")
-        stored = VariableStored(address.variable, value, producer, delivery.sequence)
+        usage = read_usage(delivery.headers)
+        stored = VariableStored(address.variable, value, producer, delivery.sequence, usage)
         await self._on_variable(SessionKey(address.tenant, address.session), stored)
 
     async def catch_up(self) -> None:

@@ -9,7 +9,7 @@ from parrot_mq.actors import ActorContext, ActorRef
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator.ready import Known, ReadyGeneration
 from parrot_mq.errors import MailboxFull, ParrotError
-from parrot_mq.messages import TaskAddress, Value, WorkerStatus
+from parrot_mq.messages import TaskAddress, Usage, Value, WorkerStatus
 from parrot_mq.program import Standing
 from parrot_mq.types import SessionId, TenantId, VariableId
 
@@ -67,6 +67,8 @@ class VariableStored:
     """The worker that set it; empty when it was somebody else."""
     sequence: int
     """Its place in the stream."""
+    usage: Usage | None = None
+    """What it cost, if whoever set it said so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from parrot_mq.coordinator.protocol import (
     tell_self,
 )
 from parrot_mq.errors import ActorError
-from parrot_mq.messages import SessionCancel, SessionClose, SessionOpen, SessionReply
+from parrot_mq.messages import SessionCancel, SessionClose, SessionOpen, SessionReply, VariableAddress
 
 __all__ = ["SessionActor"]
 
@@ -112,6 +112,8 @@ class SessionActor(Actor):
 
     async def _store(self, stored: VariableStored) -> None:
         if stored.sequence > self._purged_up_to:
+            address = VariableAddress(*self._key, stored.variable)
+            self._events.stored(address, stored.value, producer=stored.producer, usage=stored.usage)
             await self._executor.store(stored.variable, stored.value, stored.producer)
 
     # -- deadlines ---------------------------------------------------------------------------------------------------
@@ -154,6 +156,7 @@ class SessionActor(Actor):
         await self._executor.withdraw_all()
         # What was set so far is still to come as facts, but by then it is gone.
         self._purged_up_to = await self._facts.forget(self._key)
+        self._events.closed(*self._key)
         self._executor = self._make_executor()
         self._arm_deadline()
         return reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from parrot_mq.coordinator.history import History
 from parrot_mq.messages import WorkerStatus
 
 __all__ = ["Board", "CoordinatorStatistics", "DispatcherStatistics", "Lease"]
@@ -62,6 +63,8 @@ class Board:
     """The registry's, by worker."""
     dispatchers: dict[str, Callable[[], DispatcherStatistics]] = field(default_factory=dict)
     """By model: reads what its dispatcher counts."""
+    history: History = field(default_factory=History)
+    """What happened in sessions."""
 
     def statistics(self, *, num_unfinished: int) -> CoordinatorStatistics:
         """Read it all."""

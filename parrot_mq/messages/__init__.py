@@ -39,7 +39,7 @@ from parrot_mq.messages.subjects import (
     variable_subject,
     worker_address,
 )
-from parrot_mq.messages.values import Value, decode_value, encode_blob_ref, encode_error, encode_text
+from parrot_mq.messages.values import Value, decode_value, encode_blob_ref, encode_error, encode_text, read_usage
 from parrot_mq.messages.wire import (
     Assign,
     Assigned,
@@ -162,5 +162,6 @@ __all__ = [
     "stream_subject",
     "task_subject",
     "variable_subject",
+    "read_usage",
     "worker_address",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from parrot_mq.errors import MalformedMessage, ParrotError
 from parrot_mq.messages.codec import decode, encode_json
 from parrot_mq.messages.subjects import (
@@ -13,12 +15,13 @@ from parrot_mq.messages.subjects import (
     HEADER_CONTENT_TYPE,
     HEADER_SCHEMA,
     HEADER_STATUS,
+    HEADER_USAGE,
     SCHEMA_VERSION,
     STATUS_ERROR,
 )
-from parrot_mq.messages.wire import BlobRef, ErrorInfo
+from parrot_mq.messages.wire import BlobRef, ErrorInfo, Usage
 
-__all__ = ["MAX_INLINE_BYTES", "Value", "decode_value", "encode_blob_ref", "encode_error", "encode_text"]
+__all__ = ["MAX_INLINE_BYTES", "Value", "decode_value", "encode_blob_ref", "encode_error", "encode_text", "read_usage"]
 
 MAX_INLINE_BYTES = 256 * 1024
 """Larger texts travel as blobs."""
@@ -58,6 +61,17 @@ def decode_value(payload: bytes, headers: Mapping[str, str]) -> Value:
         return ErrorInfo.from_error(MalformedMessage(message_type="value", path="$", expected=reason))
     except ParrotError as error:
         return ErrorInfo.from_error(error)
+
+
+def read_usage(headers: Mapping[str, str]) -> Usage | None:
+    """What a value cost, if whoever set it said so in a form that can be read."""
+    text = headers.get(HEADER_USAGE)
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Usage)
+    except msgspec.MsgspecError:
+        return None
 
 
 _STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_JSON, HEADER_SCHEMA: SCHEMA_VERSION}

@@ -58,6 +58,7 @@ NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description=NAME_RULE)]
 Fact = str | int | float | bool | list[str] | None
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -331,11 +332,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         finished_at: When the last token was there, on the same clock.
     """
 
-    num_prompt_tokens: int = 0
-    num_shared_tokens: int = 0
-    num_prefilled_tokens: int = 0
-    num_output_tokens: int = 0
-    attempt: int = 1
+    num_prompt_tokens: Count = 0
+    num_shared_tokens: Count = 0
+    num_prefilled_tokens: Count = 0
+    num_output_tokens: Count = 0
+    attempt: Count = 1
     started_at: float = 0.0
     finished_at: float = 0.0
 
