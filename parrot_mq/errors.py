@@ -11,7 +11,8 @@
                                 RestartIntensityExceeded
       TransportError            ConnectFailed, ConnectionClosed, ConnectionLost, ServerTooOld, JetStreamUnavailable,
                                 StreamMismatch, PermissionDenied, NoResponders, RequestTimeout, PublishRejected,
-                                SubjectTaken, PayloadTooLarge, BlobMissing, ConsumerTakenOver, ServerStartFailed
+                                SubjectTaken, RecordChanged, PayloadTooLarge, BlobMissing, ConsumerTakenOver,
+                                ServerStartFailed
       WorkerError               CapacityExhausted, ContextLengthExceeded, UnknownToken, NoTokenAllowed,
                                 GenerationAborted, EngineFailure
 
@@ -63,6 +64,7 @@ __all__ = [
     "ProgramError",
     "PublishRejected",
     "QuotaExceeded",
+    "RecordChanged",
     "RequestTimeout",
     "RestartIntensityExceeded",
     "ServerStartFailed",
@@ -556,6 +558,21 @@ class SubjectTaken(TransportError):
 
     def __init__(self, *, subject: str) -> None:
         super().__init__(f"{subject!r} is written already, with another payload", subject=subject)
+
+
+class RecordChanged(TransportError):
+    """Somebody else has written a record since it was read."""
+
+    code = "record_changed"
+    subject: str
+    expected_sequence: int
+
+    def __init__(self, *, subject: str, expected_sequence: int) -> None:
+        super().__init__(
+            f"{subject!r} was written by somebody else since it was read at sequence {expected_sequence}",
+            subject=subject,
+            expected_sequence=expected_sequence,
+        )
 
 
 class PayloadTooLarge(TransportError, ValueError):

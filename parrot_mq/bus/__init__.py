@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
 from parrot_mq.bus.config import BusConfig
+from parrot_mq.bus.fenced import FencedBus
 from parrot_mq.bus.memory import MemoryBus, MemoryServer
 from parrot_mq.bus.nats import NatsBus
 from parrot_mq.bus.server import NatsServer
@@ -17,6 +18,7 @@ __all__ = [
     "Bus",
     "BusConfig",
     "Delivery",
+    "FencedBus",
     "Handler",
     "Headers",
     "MemoryBus",

@@ -200,6 +200,31 @@ class Bus(ABC):
         """Sequence of the newest message that the stream has ever stored; 0 if none."""
 
     @abstractmethod
+    async def newest(self, stream: str, subject: str) -> Delivery | None:
+        """The newest message that the stream holds on `subject` (wildcards allowed); None if it holds none.
+
+        It is the leader of the stream that answers, so it is never stale; `get` asks any replica, and is cheaper.
+
+        Raises:
+            PublishRejected, NoResponders, RequestTimeout, ConnectionLost, PermissionDenied, ConnectionClosed: As `get`.
+        """
+
+    @abstractmethod
+    async def replace(self, subject: str, payload: bytes, *, expected_sequence: int, timeout_s: float) -> int:
+        """Write a record of `STREAM_LEASES` anew if nobody else has; returns the sequence that it stands at now.
+
+        Delivery: at most once, and one attempt. After any error but `RecordChanged` it may or may not be stored.
+
+        Args:
+            expected_sequence: Where the record stood when it was read; 0 if there was none.
+
+        Raises:
+            RecordChanged: It stands elsewhere now.
+            PublishRejected: The server refused it for another reason, or has no leader now.
+            NoResponders, RequestTimeout, ConnectionLost, PermissionDenied, ConnectionClosed, InvalidName: As `request`.
+        """
+
+    @abstractmethod
     async def is_empty(self, stream: str, subject: str) -> bool:
         """Whether the stream holds nothing on `subject` (wildcards allowed)."""
 
@@ -257,6 +282,13 @@ class Bus(ABC):
 
     def __init__(self) -> None:
         self._reconnect_listeners: list[Callable[[], None]] = []
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Cut the connection now: nothing is sent any more, and what waits for an answer ends with `ConnectionClosed`.
+
+        `aclose` still has to follow: subscriptions end there. May be called twice, and after it.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:

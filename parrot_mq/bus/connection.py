@@ -75,6 +75,14 @@ class Connection:
             finally:
                 await client.end()
 
+    def abort(self) -> None:
+        """Cut the connection, with all that was not sent, for good; `aclose` still has to follow."""
+        self._is_closed = True
+        self._held.clear()
+        if self._client is not None:
+            self._client.abort()
+        self._wake()
+
     @property
     def is_closed(self) -> bool:
         """Whether `aclose` was called."""

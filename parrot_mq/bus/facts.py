@@ -62,6 +62,15 @@ class FactReader:
         )
         return _read(api, reply)
 
+    async def newest(self, stream: str, subject: str) -> Delivery | None:
+        """See `Bus.newest`."""
+        found = await self._jetstream.newest(stream, subject)
+        if found is None:
+            return None
+        headers = Headers(without_server_headers(parse_headers(found.hdrs)))
+        timestamp = datetime.fromisoformat(found.time).timestamp()
+        return Delivery(found.subject, found.data, headers, "", found.seq, timestamp)
+
     async def is_empty(self, stream: str, subject: str) -> bool:
         """See `Bus.is_empty`."""
         if not has_wildcard(subject):

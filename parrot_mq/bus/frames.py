@@ -15,6 +15,7 @@ __all__ = [
     "ACK_PREFIX",
     "core_delivery",
     "encode_headers",
+    "expectation_block",
     "message_block",
     "parse_headers",
     "parse_status",
@@ -53,6 +54,11 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes:
             raise InvalidName(kind="header", name=name, rule="its value must be one line")
         lines.append(f"{name}: {value}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def expectation_block(sequence: int) -> bytes:
+    """The header that lets the server store a message only if its subject was last written at `sequence`."""
+    return b"%b\r\nNats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % (_FIRST_LINE, sequence)
 
 
 def message_block(subject: str, payload: bytes, headers: Mapping[str, str] | None, *, limit_bytes: int) -> bytes:

@@ -12,22 +12,27 @@ from parrot_mq.errors import JetStreamUnavailable, NoResponders, PublishRejected
 
 __all__ = [
     "CONSUMER_NOT_FOUND",
+    "MESSAGE_NOT_FOUND",
     "STREAM_EXISTS",
     "STREAM_NOT_FOUND",
     "STREAM_OVERLAP",
     "SUBJECT_WRITTEN",
     "TEMPORARY",
     "WORK_QUEUE_HELD",
+    "WRONG_LAST_SEQUENCE",
     "ApiError",
     "JetStream",
+    "StoredMessage",
 ]
 
 _T = TypeVar("_T")
 
 CONSUMER_NOT_FOUND = 10014
+MESSAGE_NOT_FOUND = 10037
 STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 STREAM_OVERLAP = 10065
+WRONG_LAST_SEQUENCE = 10071
 SUBJECT_WRITTEN = 10077
 WORK_QUEUE_HELD = 10099
 TEMPORARY = frozenset({10008, 10009, 10023, 10041, 10074})
@@ -70,6 +75,20 @@ class ConsumerNames(msgspec.Struct, frozen=True):
     """The consumers of a stream."""
 
     consumers: list[str] | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message as it is kept; `hdrs` and `data` are base64 on the wire, `time` is RFC 3339."""
+
+    subject: str
+    seq: int
+    time: str
+    hdrs: bytes = b""
+    data: bytes = b""
+
+
+class _Found(msgspec.Struct, frozen=True):
+    message: StoredMessage
 
 
 class Purged(msgspec.Struct, frozen=True):
@@ -134,6 +153,15 @@ class JetStream:
     async def stream_info(self, stream: str) -> StreamInfo:
         """Settings and state of a stream."""
         return await self.call(f"STREAM.INFO.{stream}", StreamInfo)
+
+    async def newest(self, stream: str, subject: str) -> StoredMessage | None:
+        """The newest message on `subject` (wildcards allowed), from the leader of the stream."""
+        try:
+            return (await self.call(f"STREAM.MSG.GET.{stream}", _Found, {"last_by_subj": subject})).message
+        except PublishRejected as error:
+            if error.err_code == MESSAGE_NOT_FOUND:
+                return None
+            raise
 
     async def purge(self, stream: str, subject: str) -> int:
         """Remove what matches `subject`; returns how many messages went."""

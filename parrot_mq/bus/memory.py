@@ -22,6 +22,7 @@ from parrot_mq.errors import (
     NoResponders,
     ParrotError,
     PublishRejected,
+    RecordChanged,
     RequestTimeout,
     SubjectTaken,
 )
@@ -121,6 +122,28 @@ class MemoryBus(Bus):
     async def last_sequence(self, stream: str) -> int:
         return (await self._stream(stream)).last_sequence
 
+    async def newest(self, stream: str, subject: str) -> Delivery | None:
+        check_filter(subject)
+        return (await self._stream(stream)).newest(subject)
+
+    async def replace(self, subject: str, payload: bytes, *, expected_sequence: int, timeout_s: float) -> int:
+        message = self._message(subject, payload, None, "")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._turn()
+        except TimeoutError:
+            raise RequestTimeout(subject=subject, timeout_s=timeout_s) from None
+        stream = self.server.stream_of(subject)
+        if stream is None:
+            raise NoResponders(subject=subject)
+        self.server.route(message)  # as a real one does, whether it is stored or not
+        standing = stream.last(subject)
+        if (standing.sequence if standing else 0) != expected_sequence:
+            raise RecordChanged(subject=subject, expected_sequence=expected_sequence)
+        stored = self.server.store(stream, message)
+        assert stored is not None
+        return stored.sequence
+
     async def is_empty(self, stream: str, subject: str) -> bool:
         check_filter(subject)
         return not (await self._stream(stream)).holds(subject)
@@ -154,12 +177,15 @@ class MemoryBus(Bus):
 
     # -- life --------------------------------------------------------------------------------------------------------
 
-    async def aclose(self) -> None:
+    def abort(self) -> None:
         if not self._is_closed:
             self._is_closed = True
             self.server.connections.remove(self._on_server)
             for answer in list(self._waiting):
                 _fail(answer, ConnectionClosed())
+
+    async def aclose(self) -> None:
+        self.abort()
         for subscription in list(self._subscriptions):
             await subscription.close_with(ConnectionClosed())
         await self._tasks.aclose()

@@ -116,7 +116,7 @@ class MemoryServer:
         """Route a message and store it where a stream takes it; returns whether anybody was there."""
         if not self.is_up:
             return False
-        num_listeners = self._route(message)
+        num_listeners = self.route(message)
         stream = self.stream_of(message.subject)
         if stream is None:
             return num_listeners > 0
@@ -124,10 +124,11 @@ class MemoryServer:
         if message.reply:
             error = {"code": 503, "err_code": 10077, "description": "maximum messages per subject exceeded"}
             ack = {"stream": stream.name, "seq": stored.sequence} if stored else {"error": error, "stream": stream.name}
-            self._route(Delivery(message.reply, json.dumps(ack).encode()))
+            self.route(Delivery(message.reply, json.dumps(ack).encode()))
         return True
 
-    def _route(self, message: Delivery) -> int:
+    def route(self, message: Delivery) -> int:
+        """Hand a message to whoever listens; returns how many did."""
         found = list(self._exact.get(message.subject, ()))
         found += [listener for listener in self._wild if matches(listener.pattern, message.subject)]
         groups: dict[str, list[Listener]] = {}
@@ -165,7 +166,7 @@ class MemoryServer:
         if stored is not None and stream.name == STREAM_VARS:
             tokens = stored.subject.split(".")
             tokens[2] = "set"
-            self._route(Delivery(".".join(tokens), stored.payload, stored.headers))
+            self.route(Delivery(".".join(tokens), stored.payload, stored.headers))
         return stored
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from parrot_mq.bus.base import Delivery
 from parrot_mq.bus.matching import matches
 from parrot_mq.bus.streams import SUBJECTS
-from parrot_mq.messages.subjects import STREAM_DEAD
+from parrot_mq.messages.subjects import STREAM_DEAD, STREAM_LEASES
 
 __all__ = ["MemoryStream"]
 
@@ -45,12 +45,19 @@ class MemoryStream:
     @property
     def is_write_once(self) -> bool:
         """Whether the first message of a subject wins."""
-        return self.name != STREAM_DEAD
+        return self.name not in (STREAM_DEAD, STREAM_LEASES)
+
+    @property
+    def keeps_newest(self) -> bool:
+        """Whether the last message of a subject takes the place of the one before."""
+        return self.name == STREAM_LEASES
 
     def store(self, delivery: Delivery, timestamp: float) -> Delivery | None:
         """Keep a message; None if its subject is taken."""
         if self.is_write_once and delivery.subject in self._by_subject:
             return None
+        if self.keeps_newest:
+            self.remove(self._by_subject.get(delivery.subject, 0))
         self.last_sequence += 1
         stored = replace(delivery, reply="", sequence=self.last_sequence, timestamp=timestamp)
         self._by_sequence[stored.sequence] = stored
@@ -65,6 +72,11 @@ class MemoryStream:
         """What stands on a subject."""
         sequence = self._by_subject.get(subject)
         return None if sequence is None else self._by_sequence[sequence]
+
+    def newest(self, pattern: str) -> Delivery | None:
+        """The last message on the subjects of `pattern`."""
+        stored = reversed(self._by_sequence.values())
+        return next((each for each in stored if matches(pattern, each.subject)), None)
 
     def after(self, sequence: int) -> Iterator[Delivery]:
         """What is stored after a place, in order."""

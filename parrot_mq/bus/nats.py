@@ -116,6 +116,13 @@ class NatsBus(Bus):
     async def last_sequence(self, stream: str) -> int:
         return (await self._jetstream.stream_info(stream)).state.last_seq
 
+    async def newest(self, stream: str, subject: str) -> Delivery | None:
+        return await self._facts.newest(stream, check_filter(subject))
+
+    async def replace(self, subject: str, payload: bytes, *, expected_sequence: int, timeout_s: float) -> int:
+        self._check_message(subject, payload, None)
+        return await self._publisher.replace(subject, payload, expected_sequence=expected_sequence, timeout_s=timeout_s)
+
     async def is_empty(self, stream: str, subject: str) -> bool:
         return await self._facts.is_empty(stream, check_filter(subject))
 
@@ -159,6 +166,10 @@ class NatsBus(Bus):
         return await get_blob(self, tenant, digest)
 
     # -- life --------------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        self._connection.abort()
+        self._exchanges.close()
 
     async def aclose(self) -> None:
         async with self._closing:  # a second caller waits for the first, which may be one of our own handlers

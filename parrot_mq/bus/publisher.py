@@ -11,8 +11,17 @@ from parrot_mq.bus.backoff import ATTEMPT_S, Backoff
 from parrot_mq.bus.base import Delivery, Stored
 from parrot_mq.bus.exchange import Exchanges
 from parrot_mq.bus.facts import FactReader
-from parrot_mq.bus.jetstream import SUBJECT_WRITTEN, TEMPORARY, ApiError
-from parrot_mq.errors import ConnectionLost, NoResponders, ParrotError, PublishRejected, RequestTimeout, SubjectTaken
+from parrot_mq.bus.frames import expectation_block
+from parrot_mq.bus.jetstream import SUBJECT_WRITTEN, TEMPORARY, WRONG_LAST_SEQUENCE, ApiError
+from parrot_mq.errors import (
+    ConnectionLost,
+    NoResponders,
+    ParrotError,
+    PublishRejected,
+    RecordChanged,
+    RequestTimeout,
+    SubjectTaken,
+)
 from parrot_mq.messages.subjects import HEADER_BLOB, HEADER_STATUS
 
 __all__ = ["Publisher", "is_same_fact"]
@@ -58,14 +67,8 @@ class Publisher:
     ) -> Stored | None:
         """One publish; None if it has to be repeated."""
         timeout_s = min(ATTEMPT_S, remaining_s)
-        reply = await self._exchanges.request(subject, payload, block, timeout_s=timeout_s)
-        try:
-            ack = _decoder.decode(reply.payload)
-        except msgspec.DecodeError:
-            ack = _PubAck()
+        ack = await self._ask(subject, payload, block, timeout_s)
         if ack.error is None:
-            if not ack.stream:  # a plain subscriber answered, not a stream
-                raise NoResponders(subject=subject)
             return Stored(ack.seq, True)
         if ack.error.err_code in TEMPORARY:
             return None
@@ -77,6 +80,26 @@ class Publisher:
         if not is_same_fact(standing, payload, headers or {}):
             raise SubjectTaken(subject=subject)
         return Stored(standing.sequence, False)
+
+    async def replace(self, subject: str, payload: bytes, *, expected_sequence: int, timeout_s: float) -> int:
+        """See `Bus.replace`."""
+        ack = await self._ask(subject, payload, expectation_block(expected_sequence), timeout_s)
+        if ack.error is None:
+            return ack.seq
+        if ack.error.err_code == WRONG_LAST_SEQUENCE:
+            raise RecordChanged(subject=subject, expected_sequence=expected_sequence)
+        raise PublishRejected(subject=subject, err_code=ack.error.err_code, description=ack.error.description)
+
+    async def _ask(self, subject: str, payload: bytes, block: bytes, timeout_s: float) -> _PubAck:
+        """One publish, and what the stream says to it."""
+        reply = await self._exchanges.request(subject, payload, block, timeout_s=timeout_s)
+        try:
+            ack = _decoder.decode(reply.payload)
+        except msgspec.DecodeError:
+            ack = _PubAck()
+        if ack.error is None and not ack.stream:  # a plain subscriber answered, not a stream
+            raise NoResponders(subject=subject)
+        return ack
 
     def _given_up(self, subject: str, error: ParrotError) -> ParrotError:
         if isinstance(error, NoResponders):

@@ -1,4 +1,4 @@
-"""The four streams: their settings, and how they come to be."""
+"""The streams: their settings, and how they come to be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from parrot_mq.bus.config import BusConfig
 from parrot_mq.bus.jetstream import STREAM_EXISTS, STREAM_OVERLAP, JetStream, StreamInfo
 from parrot_mq.errors import PublishRejected, ServerTooOld, StreamMismatch
-from parrot_mq.messages.subjects import STREAM_BLOBS, STREAM_DEAD, STREAM_TASKS, STREAM_VARS
+from parrot_mq.messages.subjects import STREAM_BLOBS, STREAM_DEAD, STREAM_LEASES, STREAM_TASKS, STREAM_VARS
 
 __all__ = ["MIN_SERVER_VERSION", "SUBJECTS", "WRITE_ONCE", "check_version", "ensure_streams", "stream_configs"]
 
@@ -19,11 +19,21 @@ SUBJECTS = {
     STREAM_TASKS: "pmq.*.task.>",
     STREAM_BLOBS: "pmq.*.blob.>",
     STREAM_DEAD: "pmq.*.dead.>",
+    STREAM_LEASES: "$KV.pmq-leader.>",
 }
 """What each stream keeps."""
 
 WRITE_ONCE: dict[str, Any] = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
 """The first message of a subject wins, also against a publish that knows nothing of streams."""
+
+_KEY_VALUE: dict[str, Any] = {
+    "max_msgs_per_subject": 1,
+    "discard": "new",
+    "allow_direct": True,
+    "allow_rollup_hdrs": True,
+    "deny_delete": True,
+}
+"""What makes a stream a key-value bucket. Source: ADR-8 of NATS."""
 
 _REPUBLISH = {"src": "pmq.*.var.>", "dest": "pmq.{{wildcard(1)}}.set.>"}
 _MAX_BLOB_MESSAGE = 512 * 1024
@@ -42,6 +52,7 @@ def stream_configs(config: BusConfig) -> list[dict[str, Any]]:
             "max_msg_size": _MAX_BLOB_MESSAGE,
         },
         STREAM_DEAD: {"max_age": dead_max_age_ns, "allow_direct": True},
+        STREAM_LEASES: _KEY_VALUE,
     }
     common = {"storage": config.storage, "num_replicas": config.replicas, "retention": "limits"}
     return [{"name": name, "subjects": [subject], **common, **extras[name]} for name, subject in SUBJECTS.items()]

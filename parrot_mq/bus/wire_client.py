@@ -138,8 +138,8 @@ class WireClient(Client):
         if not self.lost.done():
             self.lost.set_result(reason)
 
-    async def end(self) -> None:
-        """Drop the connection, with what was not sent."""
+    def abort(self) -> None:
+        """Drop the connection now, with what was not sent; `end` still has to follow."""
         self.lose("it was closed here")
         self.sinks.clear()
         self._pending.clear()
@@ -148,6 +148,10 @@ class WireClient(Client):
         if writer is not None:
             # A server that stands still would keep a polite close waiting for ever.
             writer.transport.abort()
+
+    async def end(self) -> None:
+        """Drop the connection, with what was not sent."""
+        self.abort()
         try:
             async with asyncio.timeout(1):
                 await self.close()

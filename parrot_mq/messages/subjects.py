@@ -23,11 +23,13 @@ __all__ = [
     "HEADER_SCHEMA",
     "HEADER_STATUS",
     "HEADER_USAGE",
+    "LEASE_SUBJECT",
     "SCHEMA_VERSION",
     "STATUS_ERROR",
     "REGISTRY_ADDRESS",
     "STREAM_BLOBS",
     "STREAM_DEAD",
+    "STREAM_LEASES",
     "STREAM_TASKS",
     "STREAM_VARS",
     "ControlAddress",
@@ -53,6 +55,8 @@ STREAM_VARS: Final = "PMQ_VARS"
 STREAM_TASKS: Final = "PMQ_TASKS"
 STREAM_BLOBS: Final = "PMQ_BLOBS"
 STREAM_DEAD: Final = "PMQ_DEAD"
+STREAM_LEASES: Final = "KV_pmq-leader"
+"""A key-value bucket of NATS, `pmq-leader`, so that its tools show who leads."""
 
 HEADER_CHUNKS: Final = "Pmq-Chunks"
 HEADER_CONTENT_TYPE: Final = "Content-Type"
@@ -70,6 +74,8 @@ CONTENT_TEXT: Final = "text/plain"
 ALL_CONTROL: Final = "pmq.*.control.>"
 REGISTRY_ADDRESS: Final = "coordinator/registry"
 COORDINATOR_STARTED: Final = "pmq-sys.coordinator.started"
+LEASE_SUBJECT: Final = "$KV.pmq-leader.coordinator"
+"""The record of who leads."""
 
 
 class VariableAddress(NamedTuple):

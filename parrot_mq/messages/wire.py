@@ -18,6 +18,7 @@ __all__ = [
     "Assigned",
     "BlobRef",
     "CancelGenerations",
+    "CoordinatorLease",
     "CoordinatorStarted",
     "DeadTask",
     "Decision",
@@ -57,8 +58,8 @@ NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 """In Python `$` alone would also match before a line break at the end."""
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description=NAME_RULE)]
-Fact = str | int | float | bool | list[str] | None
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Fact = str | int | float | bool | list[str] | None
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -702,6 +703,25 @@ class WorkerStatus(Message, frozen=True, kw_only=True, omit_defaults=True, tag="
     engine: EngineReport | None = None
 
 
+class CoordinatorLease(Message, frozen=True, kw_only=True, omit_defaults=True, tag="coordinator.lease"):
+    """Who leads: the record that coordinators write in turn, each time as long as nobody else has written it.
+
+    The holder writes it anew again and again. Another may write its own name as soon as this one was released, or has
+    stood unchanged for `lease_s`; by then the holder has stopped to act.
+
+    Attributes:
+        holder: The process that leads, as host, process and a random part; empty if it has released the lease.
+        lease_s: Seconds for which it holds after each writing.
+        term: How often the lead was taken, this time included.
+        since: When it was taken, seconds since 1970.
+    """
+
+    holder: str
+    lease_s: float
+    term: int
+    since: float
+
+
 class CoordinatorStarted(Message, frozen=True, kw_only=True, omit_defaults=True, tag="coordinator.started"):
     """A coordinator is up; workers answer at once with their status.
 
@@ -723,8 +743,10 @@ class ServiceReport(Message, frozen=True, kw_only=True, omit_defaults=True, tag=
         models: The models that are served, sorted.
         workers: The last status of each worker whose lease lasts.
         num_unfinished: Tasks that are not finished, in all sessions.
+        coordinator: The process that leads, as in `CoordinatorLease.holder`.
     """
 
     models: list[str] = []
     workers: list[WorkerStatus] = []
     num_unfinished: int = 0
+    coordinator: str = ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Awaitable
 
 import pytest
 
-from parrot_mq.bus import Bus, Delivery, Stored
+from parrot_mq.bus import Bus, Delivery, FencedBus, Stored
 from parrot_mq.errors import (
     BlobMissing,
     ConnectionClosed,
@@ -17,11 +18,13 @@ from parrot_mq.errors import (
     NoResponders,
     ParrotError,
     PayloadTooLarge,
+    RecordChanged,
     RequestTimeout,
     SubjectTaken,
 )
 from parrot_mq.messages.subjects import (
     STREAM_BLOBS,
+    STREAM_LEASES,
     STREAM_TASKS,
     STREAM_VARS,
     blob_subject,
@@ -32,6 +35,7 @@ from parrot_mq.messages.subjects import (
     task_subject,
     variable_subject,
 )
+from parrot_mq.types import fresh_id
 from tests.bus.worlds import WAIT_S, Mailbox, World, eventually
 
 KIB = 1024
@@ -605,3 +609,126 @@ async def test_a_handler_may_close_the_bus(bus: Bus, world: World) -> None:
 
 async def _is_set(bus: Bus, subject: str) -> bool:
     return bool(await bus.get(STREAM_VARS, [subject]))
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def record(bus: Bus) -> str:
+    """A record that only this test writes."""
+    return f"$KV.pmq-leader.{fresh_id('test')}"
+
+
+async def test_a_record_is_replaced_by_who_has_read_the_newest(bus: Bus, other: Bus, record: str) -> None:
+    assert await bus.newest(STREAM_LEASES, record) is None
+    first = await bus.replace(record, b"1", expected_sequence=0, timeout_s=WAIT_S)
+    second = await other.replace(record, b"2", expected_sequence=first, timeout_s=WAIT_S)
+    for outdated in (0, first):
+        with pytest.raises(RecordChanged):
+            await bus.replace(record, b"3", expected_sequence=outdated, timeout_s=WAIT_S)
+    for reader in (bus, other):
+        found = await reader.newest(STREAM_LEASES, record)
+        assert found is not None
+        assert (found.subject, found.payload, found.sequence) == (record, b"2", second)
+        assert found.timestamp > 0
+    assert await bus.replace(record, b"3", expected_sequence=second, timeout_s=WAIT_S) > second
+
+
+async def test_one_of_many_that_replace_a_record_wins(bus: Bus, other: Bus, record: str) -> None:
+    async def replace(number: int) -> int:
+        try:
+            bus_of_mine = (bus, other)[number % 2]
+            await bus_of_mine.replace(record, b"%d" % number, expected_sequence=0, timeout_s=WAIT_S)
+        except RecordChanged:
+            return 0
+        return 1
+
+    assert sum(await asyncio.gather(*[replace(number) for number in range(20)])) == 1
+
+
+async def test_who_listens_hears_that_a_record_is_written(bus: Bus, other: Bus, record: str) -> None:
+    mailbox = Mailbox()
+    await other.subscribe(record, mailbox)
+    await bus.replace(record, b"1", expected_sequence=0, timeout_s=WAIT_S)
+    assert [delivery.payload for delivery in await mailbox.wait_for(1)] == [b"1"]
+
+
+async def test_a_record_that_no_stream_takes_is_refused(bus: Bus, world: World) -> None:
+    with pytest.raises(NoResponders):
+        await bus.replace(f"{world.tenant}.nowhere", b"1", expected_sequence=0, timeout_s=1)
+
+
+async def test_the_newest_task_is_the_last_that_is_not_acknowledged(bus: Bus, world: World) -> None:
+    assert await bus.newest(STREAM_TASKS, "pmq.*.task.>") is None
+    sequences = [
+        (await bus.publish_once(task_subject(world.tenant, "s", f"k{number}"), b"x")).sequence for number in range(3)
+    ]
+    mailbox = Mailbox()
+    await bus.take(STREAM_TASKS, mailbox, consumer="c")
+    deliveries = await mailbox.wait_for(3)
+    for number in (2, 1, 0):
+        newest = await bus.newest(STREAM_TASKS, "pmq.*.task.>")
+        assert newest is not None
+        assert newest.sequence == sequences[number]
+        await bus.acknowledge(deliveries[number])
+        await eventually(lambda: bus.is_empty(STREAM_TASKS, task_subject(world.tenant, "s", f"k{number}")))  # noqa: B023
+    assert await bus.newest(STREAM_TASKS, "pmq.*.task.>") is None
+
+
+# -- cutting ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_cut_sends_nothing_more_and_leaves_nobody_waiting(bus: Bus, other: Bus, world: World) -> None:
+    asked = Mailbox()
+    await other.subscribe(f"{world.tenant}.x", asked)
+    subscription = await bus.subscribe(f"{world.tenant}.x", Mailbox())
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(_error_of(bus.request(f"{world.tenant}.x", b"", timeout_s=60)))
+        await asked.wait_for(1)
+        bus.abort()
+        bus.abort()
+        assert isinstance(await waiting, ConnectionClosed)
+        for late in (
+            bus.publish(f"{world.tenant}.x", b"late"),
+            bus.publish_once(variable_subject(world.tenant, "s", "late"), b"late"),
+            bus.replace("$KV.pmq-leader.late", b"late", expected_sequence=0, timeout_s=1),
+        ):
+            assert isinstance(await _error_of(late), ConnectionClosed)
+    await bus.aclose()
+    with pytest.raises(ConnectionClosed):
+        await subscription.wait_closed()
+    await other.publish(f"{world.tenant}.x", b"last")
+    assert [delivery.payload for delivery in await asked.wait_for(2)] == [b"", b"last"]
+    assert await other.get(STREAM_VARS, [variable_subject(world.tenant, "s", "late")]) == {}
+
+
+async def _error_of(waiting: Awaitable[object]) -> BaseException:
+    try:
+        await waiting
+    except ParrotError as error:
+        return error
+    raise AssertionError("no error")
+
+
+async def test_a_fenced_bus_says_nothing_once_it_may_not(bus: Bus, other: Bus, world: World) -> None:
+    mailbox, is_allowed = Mailbox(), True
+    await other.subscribe(f"{world.tenant}.x", mailbox)
+    fenced = FencedBus(bus, lambda: is_allowed, reason="it is not its turn")
+    await fenced.publish(f"{world.tenant}.x", b"1")
+    await mailbox.wait_for(1)
+    is_allowed = False
+    error = await _error_of(fenced.publish(f"{world.tenant}.x", b"2"))
+    assert isinstance(error, ConnectionClosed)
+    assert "it is not its turn" in str(error)
+    is_allowed = True
+    for operation in (
+        fenced.publish(f"{world.tenant}.x", b"3"),
+        fenced.publish_once(variable_subject(world.tenant, "s", "v"), b"3"),
+        fenced.take(STREAM_TASKS, Mailbox(), consumer="c"),
+        fenced.purge(STREAM_VARS, session_subjects(world.tenant, "s", "var")),
+        bus.publish(f"{world.tenant}.x", b"4"),
+    ):
+        assert isinstance(await _error_of(operation), ConnectionClosed)
+    await other.publish(f"{world.tenant}.x", b"last")
+    assert [delivery.payload for delivery in await mailbox.wait_for(2)] == [b"1", b"last"]

@@ -19,6 +19,7 @@ from parrot_mq.messages import (
     HEADER_SCHEMA,
     STREAM_BLOBS,
     STREAM_DEAD,
+    STREAM_LEASES,
     STREAM_TASKS,
     STREAM_VARS,
     PromptTask,
@@ -69,7 +70,7 @@ def test_every_kind_of_event_is_explained() -> None:
 
 def test_every_stream_is_explained() -> None:
     rows = _table("stream")
-    assert rows.keys() == {STREAM_VARS, STREAM_TASKS, STREAM_BLOBS, STREAM_DEAD} == SUBJECTS.keys()
+    assert rows.keys() == {STREAM_VARS, STREAM_TASKS, STREAM_BLOBS, STREAM_DEAD, STREAM_LEASES} == SUBJECTS.keys()
     max_age_s = {each["name"]: each.get("max_age", 0) / 1e9 for each in stream_configs(BusConfig())}
     assert "24 hours" in rows[STREAM_VARS]
     assert max_age_s[STREAM_VARS] == 24 * 3600
@@ -78,6 +79,7 @@ def test_every_stream_is_explained() -> None:
     assert "7 days" in rows[STREAM_DEAD]
     assert max_age_s[STREAM_DEAD] == 7 * 24 * 3600
     assert not max_age_s[STREAM_TASKS]
+    assert not max_age_s[STREAM_LEASES]
 
 
 def test_numbers_and_headers_are_those_of_the_code() -> None:

@@ -5,6 +5,7 @@ from parrot_mq.messages import (
     Assigned,
     BlobRef,
     CancelGenerations,
+    CoordinatorLease,
     CoordinatorStarted,
     DeadTask,
     EngineReport,
@@ -257,7 +258,8 @@ MESSAGES: tuple[Message, ...] = (
     ),
     GenerationsReturned(worker="worker-0", model="small", keys=["default.demo.answer"], reason=ERROR),
     STATUS,
+    CoordinatorLease(holder="host-a:4711:9f86d081", lease_s=2.0, term=3, since=1795360000.25),
     CoordinatorStarted(node="coordinator"),
     ServiceQuery(),
-    ServiceReport(models=["small"], workers=[STATUS], num_unfinished=3),
+    ServiceReport(models=["small"], workers=[STATUS], num_unfinished=3, coordinator="host-a:4711:9f86d081"),
 )
