@@ -1,5 +1,19 @@
-"""For tests of programs and of services: a real nats-server of their own."""
+"""For tests of programs and of services: a real nats-server of their own, and engines without a model."""
 
+from parrot_mq.testing.latency_model import A100_7B, A100_13B, A6000_7B, LatencyModel
 from parrot_mq.testing.nats_server import running_nats_server
+from parrot_mq.testing.simulated_engine import SimulatedEngine
+from parrot_mq.testing.simulated_requests import SimulatedPrefill, SimulatedRequest, SimulatedSegment, count_tokens
 
-__all__ = ["running_nats_server"]
+__all__ = [
+    "A100_7B",
+    "A100_13B",
+    "A6000_7B",
+    "LatencyModel",
+    "SimulatedEngine",
+    "SimulatedPrefill",
+    "SimulatedRequest",
+    "SimulatedSegment",
+    "count_tokens",
+    "running_nats_server",
+]
