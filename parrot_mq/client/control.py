@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
+
+import msgspec
 
 from parrot_mq.bus import Bus
 from parrot_mq.errors import NoResponders
@@ -17,14 +20,19 @@ from parrot_mq.messages import (
     Message,
     SessionCancel,
     SessionClose,
+    SessionExplain,
     SessionOpen,
     SessionReply,
+    SessionStory,
+    TaskStory,
     control_subject,
     decode,
     encode,
 )
 
 __all__ = ["STRUCTURED", "SessionControl"]
+
+M = TypeVar("M", bound=Message)
 
 TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 10.0
@@ -35,7 +43,7 @@ STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_MSGPACK, HEADER_SCHEMA: SCHEMA_VERSIO
 
 
 class SessionControl:
-    """Opens, cancels, closes. Every request raises `NoResponders` if no coordinator is running."""
+    """Opens, explains, cancels, closes. Every request raises `NoResponders` if no coordinator is running."""
 
     def __init__(self, bus: Bus, tenant: str, session: str) -> None:
         self._bus = bus
@@ -60,7 +68,21 @@ class SessionControl:
         """Give up all tasks and remove the values; returns how many tasks there were."""
         return (await self._ask("close", SessionClose())).num_cancelled
 
+    async def explain(self) -> SessionStory:
+        """What the coordinator remembers of the session; asked for in as many parts as it takes."""
+        stories: list[TaskStory] = []
+        begin = 0
+        while True:
+            part = await self._request("explain", SessionExplain(begin=begin), SessionStory)
+            stories += part.stories
+            if part.next_begin <= begin:
+                return msgspec.structs.replace(part, stories=stories, next_begin=0)
+            begin = part.next_begin
+
     async def _ask(self, verb: str, request: Message, timeout_s: float = TIMEOUT_S) -> SessionReply:
+        return await self._request(verb, request, SessionReply, timeout_s)
+
+    async def _request(self, verb: str, request: Message, answer: type[M], timeout_s: float = TIMEOUT_S) -> M:
         subject = control_subject(self._tenant, self._session, verb)
         try:
             reply = await self._bus.request(subject, encode(request), headers=STRUCTURED, timeout_s=timeout_s)
@@ -68,4 +90,4 @@ class SessionControl:
             raise NoResponders(subject=subject, remedy=REMEDY) from error
         if reply.headers.get(HEADER_STATUS) == STATUS_ERROR:
             raise decode(reply.payload, ErrorInfo, reply.headers).to_error()
-        return decode(reply.payload, SessionReply, reply.headers)
+        return decode(reply.payload, answer, reply.headers)
