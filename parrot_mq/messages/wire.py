@@ -615,6 +615,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         num_shared_tokens: Of these, tokens that were not computed again because another generation had them.
         num_copied_tokens: Of the shared ones, tokens whose keys and values were copied to another page.
         num_computed_tokens: Tokens that went through the model.
+        num_prefilled_tokens: Of these, tokens of prompts that had not come yet.
         num_output_tokens: Tokens that were generated.
         num_steps: Passes through the model.
         num_batched: Generations in a step, summed over the steps.
@@ -640,6 +641,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     num_shared_tokens: int = 0
     num_copied_tokens: int = 0
     num_computed_tokens: int = 0
+    num_prefilled_tokens: int = 0
     num_output_tokens: int = 0
     num_steps: int = 0
     num_batched: int = 0

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from parrot_workers.engine import Engine, EngineEvent, EngineStatistics, Failed, GenerationRequest
+from parrot_workers.engine import Engine, EngineEvent, EngineStatistics, Failed, GenerationRequest, PrefillRequest
 
 from parrot_mq.errors import TaskCancelled
 
@@ -79,6 +79,12 @@ class HoldingEngine:
 
     def pin(self, names: Iterable[str]) -> None:
         self._inner.pin(names)
+
+    def prefill(self, requests: Sequence[PrefillRequest]) -> None:
+        self._inner.prefill(requests)
+
+    def check_integrity(self) -> None:
+        self._inner.check_integrity()
 
     def step(self) -> list[EngineEvent]:
         if self._gate.breaks:

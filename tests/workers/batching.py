@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence as SequenceOf
 
 from parrot_workers.attention import SequenceSpan
-from parrot_workers.engine import GenerationRequest
+from parrot_workers.engine import GenerationRequest, PrefillRequest
 from parrot_workers.engine.batcher import Batcher, Step
 from parrot_workers.engine.generation_state import GenerationState
+from parrot_workers.engine.prefills import Prefill, PrefillQueue
 from parrot_workers.engine.sequence import Sequence
 from parrot_workers.engine.step_time import StepTimeModel
 from parrot_workers.kv_cache import CacheManager
@@ -36,6 +37,11 @@ def make_sequence(
     return Sequence(state, order)
 
 
+def _read(request: PrefillRequest) -> tuple[list[int], list[tuple[str, int]]]:
+    token_ids = [token for token in request.prompt if isinstance(token, int)]
+    return token_ids, list(zip(request.prefix_hashes, request.prefix_ends, strict=True))
+
+
 class PagesOfTokens:
     """Stands for the pool: each slot holds the token whose keys and values would be there."""
 
@@ -49,19 +55,19 @@ class PagesOfTokens:
             for offset in range(copy.num_tokens):
                 self._slots[target + offset] = self._slots[source + offset]
         written: set[int] = set()
-        for sequence, span in zip(step.sequences, step.spans, strict=True):
+        for member, span in zip(step.members, step.spans, strict=True):
             for position in range(span.begin, span.end):
                 slot = _slot(span, position)
-                assert slot not in written, f"{sequence.key} computes {position}, which the step computes already"
+                assert slot not in written, f"{position} is computed, and the step computes it already"
                 written.add(slot)
-                self._slots[slot] = (position, _token(sequence, position))
-        for sequence, span in zip(step.sequences, step.spans, strict=True):
+                self._slots[slot] = (position, _token(member, position))
+        for member, span in zip(step.members, step.spans, strict=True):
             for position in range(span.end):
                 held = self._slots.get(_slot(span, position))
-                assert held in ((position, _token(sequence, position)), (position, None)), f"{held} at {position}"
+                assert held in ((position, _token(member, position)), (position, None)), f"{held} at {position}"
 
 
-def _token(sequence: Sequence, position: int) -> int | None:
+def _token(sequence: Sequence | Prefill, position: int) -> int | None:
     return sequence.token_ids[position] if position < len(sequence.token_ids) else None
 
 
@@ -89,13 +95,21 @@ class Simulation:
     ) -> None:
         self.cache = CacheManager(num_pages=num_pages, page_size=PAGE_SIZE, is_sharing=is_sharing)
         self.step_time = StepTimeModel()
+        self.prefills = PrefillQueue(_read)
         self.batcher = Batcher(
-            self.cache, self.step_time, num_slots=num_slots, max_step_tokens=max_step_tokens, is_chunked=is_chunked
+            self.cache,
+            self.step_time,
+            num_slots=num_slots,
+            max_step_tokens=max_step_tokens,
+            prefills=self.prefills,
+            is_chunked=is_chunked,
         )
         self.sequences: dict[str, Sequence] = {}
         self.steps: list[Step] = []
         self.ended: list[str] = []
+        self.prefilled: list[str] = []
         self.num_computed = 0
+        self.num_prefilled = 0
         self._pages = PagesOfTokens()
         self._lookahead = lookahead
         self._unread: list[list[Sequence]] = []
@@ -104,6 +118,15 @@ class Simulation:
     def submit(self, sequence: Sequence) -> None:
         self.sequences[sequence.key] = sequence
         self.batcher.waiting.push(sequence, now=0.0)
+        self.prefills.remove(sequence.key)
+
+    def prefill(self, *prompts: tuple[str, SequenceOf[int]]) -> None:
+        """Compute these beginnings ahead, by key: the complete set. A prefix is named after its key."""
+        self.prefills.replace(
+            PrefillRequest(key=key, prompt=tuple(prompt), prefix_hashes=(key,), prefix_ends=(len(prompt),))
+            for key, prompt in prompts
+            if key not in self.sequences
+        )
 
     def cancel(self, key: str) -> None:
         if sequence := self.sequences.pop(key, None):
@@ -117,16 +140,18 @@ class Simulation:
             self._pages.run(step)
             self.batcher.launched(step, num_read_tokens=0)
             self.num_computed += step.num_rows
+            self.num_prefilled += step.num_prefilled_rows
             self._unread.append([step.sequences[index] for index in step.sampled])
         while self._unread and (len(self._unread) > self._lookahead or not step.num_rows):
             self._read(self._unread.pop(0))
+        self.prefilled += self.prefills.take_finished()
         self.cache.check_integrity([each.cache for each in self.batcher.running if each.cache is not None])
         return step
 
     def run(self, max_steps: int = 2000) -> None:
         """Step until nothing is left to do."""
         for _ in range(max_steps):
-            if not self.sequences:
+            if not self.sequences and not self.prefills.has_work:
                 return
             self.step()
         raise AssertionError(f"{sorted(self.sequences)} do not come to an end")

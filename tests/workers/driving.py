@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import msgspec
-from parrot_workers.engine import Delta, Engine, EngineEvent, Failed, Finished, GenerationRequest, Started
+from parrot_workers.engine import Delta, Engine, EngineEvent, Failed, Finished, GenerationRequest, Prefilled, Started
 
 from parrot_mq.errors import ParrotError
 from parrot_mq.types import Sampling
@@ -46,11 +46,18 @@ def ends(events: Iterable[EngineEvent]) -> dict[str, Finished | ParrotError]:
     return found
 
 
-def check_story(events: Iterable[EngineEvent], keys: Iterable[str]) -> None:
-    """Every request tells: at most one start, deltas without a gap, then one end; and nothing after it."""
+def check_story(events: Iterable[EngineEvent], keys: Iterable[str], *, num_begun: int | None = 0) -> None:
+    """Every request tells: at most one start, deltas without a gap, then one end; and nothing after it.
+
+    Args:
+        events: All of them.
+        keys: Of the requests.
+        num_begun: Characters that an earlier attempt had written; None if that is not known.
+    """
     stories: dict[str, list[EngineEvent]] = {key: [] for key in keys}
     for event in events:
-        stories[event.key].append(event)
+        if not isinstance(event, Prefilled):
+            stories[event.key].append(event)
     for key, story in stories.items():
         assert story, f"{key} was never heard of"
         assert isinstance(story[-1], Finished | Failed), f"{key} did not end"
@@ -58,8 +65,12 @@ def check_story(events: Iterable[EngineEvent], keys: Iterable[str]) -> None:
         assert not any(isinstance(event, Started) for event in story[1:]), f"{key} started late or twice"
         deltas = [event for event in story if isinstance(event, Delta)]
         assert all(delta.text for delta in deltas)
-        assert not deltas or deltas[0].offset == 0
+        assert not deltas or deltas[0].offset == num_begun or num_begun is None
         assert all(b.offset == a.offset + len(a.text) for a, b in pairwise(deltas))
         if isinstance(story[-1], Finished):
             assert isinstance(story[0], Started)
-            assert "".join(delta.text for delta in deltas) == story[-1].text
+            text = "".join(delta.text for delta in deltas)
+            begin = deltas[0].offset if deltas else len(story[-1].text) if num_begun is None else num_begun
+            assert story[-1].text[begin:] == text
+            told = [token_id for delta in deltas for token_id in delta.output_ids]
+            assert num_begun != 0 or list(story[-1].output_ids[: len(told)]) == told

@@ -19,6 +19,7 @@ from parrot_workers.engine import (
     Failed,
     Finished,
     GenerationRequest,
+    PrefillRequest,
     ScriptedEngine,
     Started,
 )
@@ -60,6 +61,12 @@ class _GatedEngine:
 
     def pin(self, names: Iterable[str]) -> None:
         self._engine.pin(names)
+
+    def prefill(self, requests: Sequence[PrefillRequest]) -> None:
+        self._engine.prefill(requests)
+
+    def check_integrity(self) -> None:
+        self._engine.check_integrity()
 
     def step(self) -> list[EngineEvent]:
         self.stepping.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -93,17 +94,32 @@ def test_a_continuation_tells_what_one_attempt_would_have_told(
     continued = _run(state, token_ids[num_given:])
     for events in (whole, continued):
         deltas = [event for event in events if isinstance(event, Delta)]
-        ends = [sum(len(delta.text) for delta in deltas[:number]) for number in range(len(deltas))]
-        assert [delta.offset for delta in deltas] == ends
         assert all(delta.text for delta in deltas)
+        assert all(b.offset == a.offset + len(a.text) for a, b in pairwise(deltas))
         assert [type(event) for event in events].count(Started) == (1 if events else 0)
         assert all(isinstance(event, Started) == (number == 0) for number, event in enumerate(events))
         assert not any(isinstance(event, Finished) for event in events[:-1])
     if state.is_finished:
         assert continued[-1] == whole[-1]
         assert isinstance(finished := whole[-1], Finished)
-        assert "".join(event.text for event in continued if isinstance(event, Delta)) == finished.text
         assert list(finished.output_ids) == token_ids[: finished.num_output_tokens]
+        deltas = [event for event in continued if isinstance(event, Delta)]
+        assert not deltas or finished.text[deltas[0].offset :] == "".join(event.text for event in deltas)
+        told = [delta for delta in whole if isinstance(delta, Delta)]
+        assert not told or (told[0].offset, "".join(delta.text for delta in told)) == (0, finished.text)
+
+
+@given(text=_texts, stop=st.lists(_texts.filter(bool), max_size=2), data=st.data())
+def test_who_has_the_tokens_of_some_deltas_goes_on_just_behind_their_text(
+    text: str, stop: list[str], data: st.DataObject
+) -> None:
+    sampling = Sampling(max_tokens=max(1, len(text.encode())), stop=tuple(stop))
+    deltas = [event for event in _run(_make_state(sampling), text.encode()) if isinstance(event, Delta)]
+    told = deltas[: data.draw(st.integers(0, len(deltas)))]
+    output_ids = [token_id for delta in told for token_id in delta.output_ids]
+    state = _make_state(sampling, output_ids)
+    continued = [event for event in _run(state, text.encode()[len(output_ids) :]) if isinstance(event, Delta)]
+    assert not continued or continued[0].offset == sum(len(delta.text) for delta in told)
 
 
 def test_an_earlier_attempt_may_have_ended_the_output() -> None:
@@ -118,14 +134,14 @@ def test_an_earlier_attempt_may_have_ended_the_output() -> None:
         num_output_tokens=2,
         output_ids=(97, 98),
     )
-    assert state.finish() == [Started("k", 1, 0), Delta("k", "a", 0), finished]
+    assert state.finish() == [Started("k", 1, 0), finished]
 
 
-def test_the_text_of_an_earlier_attempt_is_told_from_its_beginning() -> None:
+def test_the_text_of_an_earlier_attempt_is_not_told_again() -> None:
     state = _make_state(Sampling(), b"ab")
     assert (state.num_output_tokens, state.is_finished) == (2, False)
-    assert state.append(99) == [Started("k", 1, 0), Delta("k", "abc", 0)]
-    assert state.append(100) == [Delta("k", "d", 3)]
+    assert state.append(99) == [Started("k", 1, 0), Delta("k", "c", 2, output_ids=(99,))]
+    assert state.append(100) == [Delta("k", "d", 3, output_ids=(100,))]
 
 
 # -- constraints -----------------------------------------------------------------------------------------------------
@@ -154,6 +170,6 @@ def test_log_probabilities_come_with_the_text_and_all_in_the_end() -> None:
     told = [TokenLogprob(token_id, -float(number)) for number, token_id in enumerate([*b"abc!", _EOS])]
     events = [event for each in told for event in state.append(each.token_id, each)]
     deltas = [(event.text, event.logprobs) for event in events if isinstance(event, Delta)]
-    assert deltas == [("za", (told[0],)), ("b", (told[1],)), ("c!", (told[2], told[3]))]
+    assert deltas == [("a", (told[0],)), ("b", (told[1],)), ("c!", (told[2], told[3]))]
     assert isinstance(finished := events[-1], Finished)
     assert finished.logprobs == tuple(told)

@@ -32,11 +32,17 @@ def _upper(request: GenerationRequest) -> str:
 def test_an_answer_is_told_in_steps() -> None:
     engine = ScriptedEngine(_upper, tokens_per_step=3)
     engine.submit([make_request("a", "parrot")])
-    assert engine.step() == [Started("a", 6, 0), Delta("a", "PAR", 0)]
+    assert engine.step() == [Started("a", 6, 0), Delta("a", "PAR", 0, output_ids=tuple(b"PAR"))]
     finished = Finished(
-        key="a", text="PARROT", finish_reason="eos", num_prompt_tokens=6, num_shared_tokens=0, num_output_tokens=6
+        key="a",
+        text="PARROT",
+        finish_reason="eos",
+        num_prompt_tokens=6,
+        num_shared_tokens=0,
+        num_output_tokens=6,
+        output_ids=tuple(b"PARROT"),
     )
-    assert engine.step() == [Delta("a", "ROT", 3), finished]
+    assert engine.step() == [Delta("a", "ROT", 3, output_ids=tuple(b"ROT")), finished]
     assert not engine.has_work
     assert engine.step() == []
 
@@ -58,6 +64,25 @@ def test_stop_strings_and_max_tokens_end_an_answer(sampling: dict[str, Any], tex
     end = ends(events)["a"]
     assert isinstance(end, Finished)
     assert (end.text, end.finish_reason) == (text, finish_reason)
+
+
+@pytest.mark.parametrize("num_begun", [0, 1, 4, 6, 7])
+def test_an_answer_goes_on_where_an_earlier_attempt_was(num_begun: int) -> None:
+    engine = ScriptedEngine(_upper, tokens_per_step=2)
+    request = replace(make_request("a", "parrot", max_tokens=6), output_ids=tuple(b"PARROTS"[:num_begun]))
+    events = run(engine, [request])
+    check_story(events, ["a"], num_begun=min(num_begun, 6))
+    end = ends(events)["a"]
+    assert isinstance(end, Finished)
+    assert (end.text, end.output_ids, end.num_output_tokens) == ("PARROT", tuple(b"PARROT"), 6)
+    assert engine.statistics().num_output_tokens == max(0, 6 - num_begun)
+
+
+def test_what_an_earlier_attempt_wrote_stays() -> None:
+    events = run(ScriptedEngine(_upper), [replace(make_request("a", "parrot"), output_ids=tuple(b"pa"))])
+    assert [event.text for event in events if isinstance(event, Delta)] == ["RROT"]
+    assert isinstance(end := ends(events)["a"], Finished)
+    assert end.text == "paRROT"
 
 
 def test_requests_wait_for_slots_in_order() -> None:

@@ -18,8 +18,16 @@ from typing import Literal, Self, TypeAlias
 
 from parrot_mq.errors import EngineFailure, GenerationAborted, ParrotError, TaskCancelled
 from parrot_mq.messages import LoadProgress
-from parrot_workers.engine.base import Engine, EngineEvent, EngineStatistics, Failed, Finished, GenerationRequest
-from parrot_workers.exchange import Command, Exchange, Pins
+from parrot_workers.engine.base import (
+    Engine,
+    EngineEvent,
+    EngineStatistics,
+    Failed,
+    Finished,
+    GenerationRequest,
+    PrefillRequest,
+)
+from parrot_workers.exchange import Command, Exchange, Pins, Prefills
 from parrot_workers.loading import LoadReporter
 
 __all__ = ["EngineFactory", "EngineThread", "EngineThreadState"]
@@ -45,6 +53,7 @@ class EngineThread:
         max_commands: Submissions that may wait for the engine; `submit` waits while there are more.
         max_batches: Steps whose events may wait for the reader; the engine waits while there are more.
         grace_s: Seconds that stopping waits for the step in progress.
+        check_after_s: Seconds without anything to do after which the engine proves its rules, once.
     """
 
     def __init__(
@@ -56,9 +65,11 @@ class EngineThread:
         max_commands: int = 256,
         max_batches: int = 8,
         grace_s: float = 60.0,
+        check_after_s: float = 5.0,
     ) -> None:
         self._factory = factory
         self._grace_s = grace_s
+        self._check_after_s = check_after_s
         self._exchange = Exchange(max_commands=max_commands, max_batches=max_batches)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._reporter = LoadReporter(
@@ -146,6 +157,10 @@ class EngineThread:
     def pin(self, names: Iterable[str]) -> None:
         """Tell the engine which prefixes to keep: the complete set. Never waits; a set that is newer replaces it."""
         self._exchange.pin(names)
+
+    def prefill(self, requests: Iterable[PrefillRequest]) -> None:
+        """Tell the engine what to compute ahead: the complete set. Never waits; a set that is newer replaces it."""
+        self._exchange.prefill(requests)
 
     async def events(self) -> AsyncIterator[list[EngineEvent]]:
         """Yield the events of one or more steps, in order, until the thread stops. One reader.
@@ -238,14 +253,21 @@ class EngineThread:
 
     def _work(self, engine: Engine) -> None:
         """Apply commands and run steps until the thread is to stop."""
+        is_checked = True
         while True:
             self._step_started_at = None
             commands = self._exchange.wait_commands(
-                lambda: engine.has_work, lambda: self._tell_loop(self._has_room.set)
+                lambda: engine.has_work,
+                lambda: self._tell_loop(self._has_room.set),
+                max_idle_s=None if is_checked else self._check_after_s,
             )
             if commands is None:
                 return
             self._step_started_at = time.monotonic()
+            is_checked = not (commands or engine.has_work)
+            if is_checked:
+                engine.check_integrity()
+                continue
             for command in commands:
                 self._apply(engine, command)
             self._step(engine)
@@ -254,6 +276,8 @@ class EngineThread:
         match command:
             case Pins(names=names):
                 engine.pin(names)
+            case Prefills(requests=requests):
+                engine.prefill(requests)
             case set():
                 self._cancelled |= self._live & command
                 self._live -= command

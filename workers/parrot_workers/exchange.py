@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from parrot_workers.engine.base import EngineEvent, GenerationRequest
+from parrot_workers.engine.base import EngineEvent, GenerationRequest, PrefillRequest
 
-__all__ = ["Command", "Exchange", "Pins"]
+__all__ = ["Command", "Exchange", "Pins", "Prefills"]
 
 
 class Pins(NamedTuple):
@@ -18,8 +18,14 @@ class Pins(NamedTuple):
     names: tuple[str, ...]
 
 
-Command: TypeAlias = list[GenerationRequest] | set[str] | Pins
-"""Requests to submit, or keys to cancel, or prefixes to keep."""
+class Prefills(NamedTuple):
+    """Beginnings of prompts to compute ahead: the complete set."""
+
+    requests: tuple[PrefillRequest, ...]
+
+
+Command: TypeAlias = list[GenerationRequest] | set[str] | Pins | Prefills
+"""Requests to submit, or keys to cancel, or prefixes to keep, or beginnings to compute ahead."""
 
 
 class Exchange:
@@ -37,6 +43,7 @@ class Exchange:
         self._commands: deque[Command] = deque()
         self._num_submits = 0
         self._pins: Pins | None = None
+        self._prefills: Prefills | None = None
         self._batches: deque[list[EngineEvent]] = deque()
         self._is_stopping = self._is_closed = False
 
@@ -74,6 +81,13 @@ class Exchange:
                 self._pins = Pins(tuple(names))
                 self._changed.notify()
 
+    def prefill(self, requests: Iterable[PrefillRequest]) -> None:
+        """Leave the beginnings to compute ahead; always taken. They replace those that still lie here."""
+        with self._changed:
+            if not self._is_closed:
+                self._prefills = Prefills(tuple(requests))
+                self._changed.notify()
+
     def take_events(self) -> list[EngineEvent]:
         """Take the events of all steps that lie here, in order."""
         with self._changed:
@@ -90,23 +104,28 @@ class Exchange:
 
     # -- for the thread ----------------------------------------------------------------------------------------------
 
-    def wait_commands(self, has_work: Callable[[], bool], tell_room: Callable[[], None]) -> list[Command] | None:
-        """Wait until there are commands or work, and room for the events of a step.
+    def wait_commands(
+        self, has_work: Callable[[], bool], tell_room: Callable[[], None], *, max_idle_s: float | None = None
+    ) -> list[Command] | None:
+        """Wait until there are commands or work, and room for the events of a step; or until it has been idle for long.
 
         Args:
             has_work: Whether to go on without commands.
             tell_room: Called if there is room again for submissions that were not taken.
+            max_idle_s: Seconds to wait for something to do.
 
         Returns:
             The commands, or none when the thread is to end.
         """
         with self._changed:
             while not self._is_stopping:
-                if (self._commands or self._pins or has_work()) and len(self._batches) < self._max_batches:
+                is_idle = not (self._has_commands or has_work())
+                if not is_idle and len(self._batches) < self._max_batches:
                     if self._num_submits >= self._max_commands:
                         tell_room()
                     return self._take_commands()
-                self._changed.wait()
+                if not self._changed.wait(max_idle_s if is_idle else None):
+                    return []
         return None
 
     def put_events(self, events: list[EngineEvent]) -> None:
@@ -120,10 +139,23 @@ class Exchange:
             self._is_closed = True
             return self._take_commands()
 
+    @property
+    def _has_commands(self) -> bool:
+        return bool(self._commands) or self._pins is not None or self._prefills is not None
+
     def _take_commands(self) -> list[Command]:
-        """Take all commands; pins first, so that what they keep is not evicted by what comes with them."""
-        commands = [*([self._pins] if self._pins else []), *self._commands]
+        """Take all commands; pins first, so that what they keep is not evicted by what comes with them. What is to be
+        computed ahead comes last: some of it may have come.
+        """
+        hints: list[Command] = [each for each in (self._pins, self._prefills) if each is not None]
+        commands = sorted([*hints, *self._commands], key=_turn)
         self._commands.clear()
         self._num_submits = 0
-        self._pins = None
+        self._pins = self._prefills = None
         return commands
+
+
+def _turn(command: Command) -> int:
+    if isinstance(command, Pins):
+        return 0
+    return 2 if isinstance(command, Prefills) else 1

@@ -25,6 +25,10 @@ _COUNTERS = {
     "num_shared_tokens": ("parrot_kv_cache_hit_tokens", "Of the prompt tokens, those that were not computed again"),
     "num_copied_tokens": ("parrot_kv_cache_copied_tokens", "Of the hit tokens, those that were copied"),
     "num_computed_tokens": ("parrot_computed_tokens", "Tokens that went through the model"),
+    "num_prefilled_tokens": (
+        "parrot_prefilled_tokens",
+        "Of the computed tokens, those of prompts that had not come yet",
+    ),
     "num_output_tokens": ("parrot_output_tokens", "Tokens that were generated"),
     "num_preemptions": ("parrot_preemptions", "Generations that lost their pages to others and began again"),
     "num_levels": ("parrot_attention_levels", "Levels of shared prefixes that attention used, summed over the steps"),

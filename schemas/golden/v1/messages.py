@@ -69,6 +69,7 @@ STATUS = WorkerStatus(
         num_shared_tokens=3_000,
         num_copied_tokens=20,
         num_computed_tokens=1_500,
+        num_prefilled_tokens=400,
         num_output_tokens=500,
         num_steps=120,
         num_batched=480,

@@ -9,6 +9,8 @@ from parrot_workers.engine.base import (
     Finished,
     FinishReason,
     GenerationRequest,
+    Prefilled,
+    PrefillRequest,
     Started,
 )
 from parrot_workers.engine.factory import create_engine
@@ -23,6 +25,8 @@ __all__ = [
     "FinishReason",
     "Finished",
     "GenerationRequest",
+    "PrefillRequest",
+    "Prefilled",
     "ScriptedEngine",
     "Started",
     "create_engine",

@@ -27,6 +27,8 @@ __all__ = [
     "FinishReason",
     "Finished",
     "GenerationRequest",
+    "PrefillRequest",
+    "Prefilled",
     "Started",
 ]
 
@@ -78,6 +80,25 @@ class GenerationRequest:
         return self.prompt
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillRequest:
+    """The beginning of a prompt that will most likely come.
+
+    Attributes:
+        key: The request that will have this prompt.
+        prompt: Its beginning, as in a request.
+        prefix_hashes: As in a request.
+        prefix_ends: As in a request.
+        salt: As in a request.
+    """
+
+    key: str
+    prompt: str | tuple[int, ...]
+    prefix_hashes: tuple[str, ...] = ()
+    prefix_ends: tuple[int, ...] = ()
+    salt: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """The prompt has been read.
@@ -85,17 +106,20 @@ class Started:
     Attributes:
         key: The request.
         num_prompt_tokens: Tokens of its prompt.
-        num_shared_tokens: Of these, tokens that were computed for another request and not again for this one.
+        num_shared_tokens: Of these, tokens that were not computed for this request, since they were computed already.
+        num_prefilled_tokens: Of the shared ones, tokens that were computed ahead for this very request.
     """
 
     key: str
     num_prompt_tokens: int
     num_shared_tokens: int
+    num_prefilled_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, never empty. The deltas of a request, joined, are the text of its `Finished`.
+    """New text, never empty. The deltas of a request, joined, are the text of its `Finished`; if an earlier attempt had
+    begun it, the deltas go on behind the text that its tokens make certain.
 
     Attributes:
         key: The request.
@@ -103,12 +127,14 @@ class Delta:
         offset: Characters (Unicode code points) of the output before this text.
         logprobs: If asked for, of the tokens that were sampled since the delta before. Those after the last delta, such
             as the end of the text, are only in `Finished`.
+        output_ids: Tokens sampled since the delta before. Who has those of all deltas can go on from there.
     """
 
     key: str
     text: str
     offset: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    output_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +147,9 @@ class Finished:
         finish_reason: What ended it.
         num_prompt_tokens: Tokens of its prompt.
         num_shared_tokens: As in `Started`.
-        num_output_tokens: Tokens that were sampled, the end-of-sequence token counted.
-        output_ids: These tokens; empty where an engine has no tokens.
+        num_prefilled_tokens: As in `Started`.
+        num_output_tokens: Tokens of the output, those of an earlier attempt and the end-of-sequence token counted.
+        output_ids: These tokens.
         logprobs: If asked for, of the tokens that this engine sampled, so not of an earlier attempt's.
     """
 
@@ -132,6 +159,7 @@ class Finished:
     num_prompt_tokens: int
     num_shared_tokens: int
     num_output_tokens: int
+    num_prefilled_tokens: int = 0
     output_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
@@ -144,7 +172,14 @@ class Failed:
     error: ParrotError
 
 
-EngineEvent: TypeAlias = Started | Delta | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The beginning of a prompt is computed: what there was to compute of a `PrefillRequest`."""
+
+    key: str
+
+
+EngineEvent: TypeAlias = Started | Delta | Finished | Failed | Prefilled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +197,7 @@ class EngineStatistics:
         num_shared_tokens: Of these, tokens that were not computed again because another request had them.
         num_copied_tokens: Of the shared ones, tokens whose K/V were copied: the prompts part inside a page.
         num_computed_tokens: Tokens that went through the model.
+        num_prefilled_tokens: Of these, tokens of prompts that had not come yet.
         num_output_tokens: Tokens that were sampled.
         num_steps: Steps that had work.
         num_batched: Sequences in a step, summed over the steps.
@@ -187,6 +223,7 @@ class EngineStatistics:
     num_shared_tokens: int = 0
     num_copied_tokens: int = 0
     num_computed_tokens: int = 0
+    num_prefilled_tokens: int = 0
     num_output_tokens: int = 0
     num_steps: int = 0
     num_batched: int = 0
@@ -245,8 +282,23 @@ class Engine(Protocol):
         What is not pinned is evicted first. Hashes that are not known yet count once a request brings them.
         """
 
+    def prefill(self, requests: Sequence[PrefillRequest]) -> None:
+        """Compute the beginnings of prompts that will most likely come: the complete set, which replaces the former.
+
+        The most urgent come first. They are computed in what steps have left, and in pages that are free or that nobody
+        needs; each tells `Prefilled` when it is. What is not named any more is given up. A hint: what cannot be
+        computed is left out, and nobody is told.
+        """
+
     def step(self) -> list[EngineEvent]:
         """Advance every running request by one token: schedule, forward, sample. Without work it returns nothing."""
 
     def statistics(self) -> EngineStatistics:
         """Count what is going on."""
+
+    def check_integrity(self) -> None:
+        """Prove the engine's own rules. May take a while: to be called when there is nothing else to do.
+
+        Raises:
+            AssertionError: Something is broken.
+        """

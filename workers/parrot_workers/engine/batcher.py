@@ -7,22 +7,26 @@ from dataclasses import dataclass, field
 
 from parrot_workers.attention import SequenceSpan
 from parrot_workers.engine.admission import AdmissionQueue
+from parrot_workers.engine.prefills import Prefill, PrefillQueue
 from parrot_workers.engine.sequence import Sequence
 from parrot_workers.engine.step_time import StepTimeModel
-from parrot_workers.kv_cache import OWN, CacheManager, PageCopy, Segment
+from parrot_workers.kv_cache import OWN, CacheManager, PageCopy, Segment, SequenceCache
 
 __all__ = ["Batcher", "Step"]
 
 _TARGET_SHARE = 0.9  # of the time that a token may take: steps vary
 _MIN_READING = 16  # tokens of prompts in any step, however tight its time: they hardly lengthen it, and reading goes on
+_MAX_STRETCH = 2.0  # where outputs alone miss their target, prompts may lengthen the step so much
+_PREFILL_SHARE = 4  # a step computes no more ahead than this part of what it could: whoever comes waits for its end
 
 
 @dataclass(slots=True)
 class Step:
-    """What goes through the model at once; `sequences[i]` is represented by `spans[i]`.
+    """What goes through the model at once; `spans[i]` is that of `sequences[i]`, and those behind are of `prefills`.
 
     Attributes:
         sequences: Whose tokens.
+        prefills: What is computed ahead.
         spans: Which tokens of each, and the pages that they read.
         sampled: Indices of the sequences whose next token can be sampled after the step.
         copies: Parts of pages to copy before the model runs.
@@ -30,10 +34,25 @@ class Step:
     """
 
     sequences: list[Sequence] = field(default_factory=list)
+    prefills: list[Prefill] = field(default_factory=list)
     spans: list[SequenceSpan] = field(default_factory=list)
     sampled: list[int] = field(default_factory=list)
     copies: list[PageCopy] = field(default_factory=list)
     num_rows: int = 0
+
+    @property
+    def members(self) -> list[Sequence | Prefill]:
+        """Sequences and prefills, in the order of their spans."""
+        return [*self.sequences, *self.prefills]
+
+    @property
+    def prefill_spans(self) -> list[SequenceSpan]:
+        return self.spans[len(self.sequences) :]
+
+    @property
+    def num_prefilled_rows(self) -> int:
+        """Of the rows, those that are computed ahead."""
+        return sum(span.end - span.begin for span in self.prefill_spans)
 
 
 class Batcher:
@@ -44,6 +63,8 @@ class Batcher:
       takes the tokens that are missing, and the next goes on behind them. Nobody owns a prefix, so nobody waits for one
       that was cancelled.
     - While somebody reads along, the step is kept so short that each token comes within its `tpot_target_s`.
+    - What is left of a step computes the beginnings of prompts that have not come yet, in pages that are free or that
+      nobody needs. They hold nothing between two steps, so they are in nobody's way.
     - When pages run out, who came last is preempted: its pages go, and later its tokens are computed again, as far as
       the prefix tree has lost them. Who came first always goes on, so the whole does.
 
@@ -52,6 +73,7 @@ class Batcher:
         step_time: Predicts how long a step takes.
         num_slots: Sequences that run at a time.
         max_step_tokens: Most tokens of a step.
+        prefills: What to compute ahead.
         is_chunked: False reads each prompt in one step.
     """
 
@@ -62,9 +84,11 @@ class Batcher:
         *,
         num_slots: int,
         max_step_tokens: int,
+        prefills: PrefillQueue,
         is_chunked: bool = True,
     ) -> None:
         self.waiting = AdmissionQueue()
+        self.prefills = prefills
         self.num_preemptions = 0
         self._cache = cache
         self._step_time = step_time
@@ -101,6 +125,7 @@ class Batcher:
             if has_room and sequence.cache is not None:  # not preempted for another of this step
                 self._extend(step, sequence, sequence.num_tokens)
         self._read(step, reading, min(max(max_rows, step.num_rows + _MIN_READING), self._max_step_tokens))
+        self._read_ahead(step, max_rows)
         if step.num_rows:
             step.copies, self._copies = self._copies, []
         return step
@@ -111,11 +136,13 @@ class Batcher:
         Args:
             num_read_tokens: Tokens of cache that its attention reads.
         """
-        for sequence, span in zip(step.sequences, step.spans, strict=True):
+        for sequence, span in zip(step.sequences, step.spans, strict=False):
             assert sequence.cache is not None
             self._cache.mark_computed(sequence.cache, span.end)
             sequence.num_computed = span.end
             sequence.last_step = self._num_steps
+        for prefill, span in zip(step.prefills, step.prefill_spans, strict=True):
+            self._note_prefill(prefill, span)
         for index in step.sampled:
             step.sequences[index].num_pending += 1
         self._num_read_tokens = num_read_tokens
@@ -149,7 +176,12 @@ class Batcher:
         target_s = min((target for target in targets if target is not None), default=None)
         if target_s is None:
             return self._max_step_tokens
-        rows = self._step_time.max_rows(duration_s=target_s * _TARGET_SHARE, num_read_tokens=self._num_read_tokens)
+        num_hurried = sum(target is not None for target in targets)
+        alone_s = self._step_time.predict(num_rows=num_hurried, num_read_tokens=self._num_read_tokens)
+        limit_s = target_s * _TARGET_SHARE
+        if alone_s > limit_s:
+            limit_s = alone_s * _MAX_STRETCH
+        rows = self._step_time.max_rows(duration_s=limit_s, num_read_tokens=self._num_read_tokens)
         return min(rows, self._max_step_tokens)
 
     # -- prompts -----------------------------------------------------------------------------------------------------
@@ -163,7 +195,8 @@ class Batcher:
             self._read_chunk(step, admitted, max_rows)
 
     def _read_chunk(self, step: Step, sequence: Sequence, max_rows: int) -> None:
-        begin = self._first_missing(sequence)
+        assert sequence.cache is not None
+        begin = max(self._first_missing(sequence.cache), sequence.num_computed)
         end = sequence.num_tokens
         if self._is_chunked:
             end = min(end, begin + max_rows - step.num_rows)
@@ -186,16 +219,76 @@ class Batcher:
             self._cache.note_prefix(sequence.cache, name, num_tokens)
         return sequence
 
-    def _first_missing(self, sequence: Sequence) -> int:
+    def _first_missing(self, cache: SequenceCache) -> int:
         """Position of the first token that neither is computed nor will be by this step."""
-        assert sequence.cache is not None
-        for segment in self._cache.segments(sequence.cache):
+        for segment in self._cache.segments(cache):
             if segment.key == OWN:
-                return max(segment.start + segment.num_computed, sequence.num_computed)
+                return segment.start + segment.num_computed
             done = self._covered_end(segment)
             if done < segment.start + segment.num_tokens:
                 return done
         raise AssertionError("the last segment of a sequence is its own")
+
+    # -- ahead -------------------------------------------------------------------------------------------------------
+
+    def _read_ahead(self, step: Step, max_rows: int) -> None:
+        """Compute a prompt ahead in what is left of a step, unless somebody waits for pages."""
+        if (self.waiting and self._free_slots) or step.num_rows >= max_rows:
+            return
+        if prefill := self.prefills.next():
+            most = max(1, self._max_step_tokens // _PREFILL_SHARE)
+            self._prefill(step, prefill, min(max_rows - step.num_rows, most))
+
+    def _prefill(self, step: Step, prefill: Prefill, max_rows: int) -> None:
+        """Go on with a prefill, unless it is done, or there is no room."""
+        token_ids, salt = prefill.token_ids, prefill.request.salt
+        end = len(token_ids)
+        begin = self._cache.num_cached(token_ids, salt=salt)
+        if begin < end and prefill.is_too_much:
+            self.prefills.remove(prefill.request.key)
+            return
+        if self._is_chunked:
+            end = min(end, begin + max_rows)
+        acquired = self._cache.acquire(token_ids[:end], salt=salt, keeps_pinned=True)
+        if acquired is None:
+            self.prefills.block()
+            return
+        prefill.cache = acquired.cache
+        self._copies += acquired.copies
+        if begin == len(token_ids):
+            self._finish(prefill)
+            return
+        begin = self._first_missing(acquired.cache)
+        step.prefills.append(prefill)
+        step.spans.append(SequenceSpan(segments=self._cache.segments(acquired.cache), begin=begin, end=end))
+        step.num_rows += end - begin
+
+    def _note_prefill(self, prefill: Prefill, span: SequenceSpan) -> None:
+        """What a step has of a prefill will be there for later ones."""
+        assert prefill.cache is not None
+        self._cache.mark_computed(prefill.cache, span.end)
+        self.prefills.note(prefill, span.begin, span.end)
+        if span.end == len(prefill.token_ids):
+            self._finish(prefill)
+        else:
+            self._let_go(prefill, span.end)
+
+    def _finish(self, prefill: Prefill) -> None:
+        assert prefill.cache is not None
+        for name, num_tokens in prefill.prefixes:
+            self._cache.note_prefix(prefill.cache, name, num_tokens)
+        self._let_go(prefill, len(prefill.token_ids))
+        self.prefills.finish(prefill)
+
+    def abandon(self, prefill: Prefill) -> None:
+        """The step that has some of it has failed: leave it out."""
+        self._let_go(prefill, 0)
+        self.prefills.remove(prefill.request.key)
+
+    def _let_go(self, prefill: Prefill, num_computed: int) -> None:
+        assert prefill.cache is not None
+        self._cache.release(prefill.cache, prefill.token_ids[:num_computed])
+        prefill.cache = None
 
     # -- pages -------------------------------------------------------------------------------------------------------
 
@@ -253,6 +346,7 @@ class Batcher:
     def _release(self, sequence: Sequence) -> None:
         assert sequence.cache is not None
         self._cache.release(sequence.cache, sequence.token_ids[: sequence.num_computed])
+        self.prefills.unblock()
         self._free_slots.append(sequence.slot)
         sequence.cache, sequence.slot, sequence.num_computed = None, -1, 0
 

@@ -15,7 +15,7 @@ class Counters:
     """Sums over steps, and the last step."""
 
     def __init__(self) -> None:
-        self._num_prompt = self._num_shared = self._num_computed = self._num_output = 0
+        self._num_prompt = self._num_shared = self._num_computed = self._num_prefilled = self._num_output = 0
         self._num_steps = self._num_batched = self._num_levels = self._num_read = self._num_flat = 0
         self._step_s = self._last_step_s = 0.0
         self._last_batch_size = 0
@@ -25,6 +25,7 @@ class Counters:
         statistics = plan.statistics
         self._num_steps += 1
         self._num_computed += step.num_rows
+        self._num_prefilled += step.num_prefilled_rows
         self._num_batched += len(step.sequences)
         self._num_levels += statistics.num_levels
         self._num_read += statistics.num_read_tokens
@@ -54,6 +55,7 @@ class Counters:
             num_shared_tokens=self._num_shared,
             num_copied_tokens=cache.num_copied_tokens,
             num_computed_tokens=self._num_computed,
+            num_prefilled_tokens=self._num_prefilled,
             num_output_tokens=self._num_output,
             num_steps=self._num_steps,
             num_batched=self._num_batched,

@@ -11,11 +11,20 @@ import torch
 
 from parrot_mq.errors import CapacityExhausted, EngineFailure, ParrotError, TaskCancelled
 from parrot_workers.config import EngineConfig
-from parrot_workers.engine.base import EngineEvent, EngineStatistics, Failed, Finished, GenerationRequest
+from parrot_workers.engine.base import (
+    EngineEvent,
+    EngineStatistics,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Prefilled,
+    PrefillRequest,
+)
 from parrot_workers.engine.batcher import Batcher, Step
 from parrot_workers.engine.counters import Counters
 from parrot_workers.engine.generation_state import GenerationState
 from parrot_workers.engine.model_runner import Launched, ModelRunner
+from parrot_workers.engine.prefills import PrefillQueue
 from parrot_workers.engine.prompt_reader import PromptReader
 from parrot_workers.engine.sampled import SampledToken
 from parrot_workers.engine.sampling_check import check_token_ids
@@ -56,11 +65,13 @@ class PagedEngine:
         self._max_context_tokens = min(limit, cache.statistics().num_pages * cache.page_size)
         self._reader = PromptReader(model, max_context_tokens=self._max_context_tokens)
         self._step_time = StepTimeModel()
+        self._prefills = PrefillQueue(self._reader.read_beginning)
         self._batcher = Batcher(
             cache,
             self._step_time,
             num_slots=config.num_slots,
             max_step_tokens=config.max_step_tokens,
+            prefills=self._prefills,
             is_chunked=config.chunked_prefill,
         )
         self._sequences: dict[str, Sequence] = {}  # that have not ended
@@ -80,7 +91,7 @@ class PagedEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._launched or self._events)
+        return bool(self._sequences or self._launched or self._events or self._prefills.has_work)
 
     def submit(self, requests: SequenceOf[GenerationRequest]) -> None:
         for request in requests:
@@ -99,6 +110,11 @@ class PagedEngine:
 
     def pin(self, names: Iterable[str]) -> None:
         self._cache.pin(names)
+        self._prefills.unblock()
+
+    def prefill(self, requests: SequenceOf[PrefillRequest]) -> None:
+        if self._config.share_prefixes:
+            self._prefills.replace(request for request in requests if request.key not in self._sequences)
 
     def step(self) -> list[EngineEvent]:
         if self.has_work:
@@ -112,8 +128,7 @@ class PagedEngine:
         self._forward(step)
         while self._launched and (len(self._launched) > self._runner.lookahead or not step.num_rows):
             self._postprocess(self._launched.popleft())
-        if not self._sequences:
-            self.check_integrity()
+        self._events += map(Prefilled, self._prefills.take_finished())
 
     def check_integrity(self) -> None:
         """Prove that no page is lost or used twice.
@@ -154,6 +169,7 @@ class PagedEngine:
         sequence = Sequence(state, self._num_submitted, prefixes)
         self._num_submitted += 1
         self._sequences[request.key] = sequence
+        self._prefills.remove(request.key)
         self._batcher.waiting.push(sequence, now=self._now())
 
     def _expire(self) -> None:
@@ -172,6 +188,8 @@ class PagedEngine:
         except Exception as error:
             for sequence in step.sequences:
                 self._fail(sequence, _as_failure(error))
+            for prefill in step.prefills:
+                self._batcher.abandon(prefill)
             return
         self._batcher.launched(step, num_read_tokens=launched.plan.statistics.num_read_tokens)
         self._launched.append(launched)
@@ -196,7 +214,9 @@ class PagedEngine:
         if token.error is not None:
             raise token.error
         if not sequence.state.has_started:
-            sequence.state.num_shared_tokens = max(0, len(sequence.state.prompt_ids) - sequence.num_own_prompt_tokens)
+            num_shared = max(0, len(sequence.state.prompt_ids) - sequence.num_own_prompt_tokens)
+            sequence.state.num_shared_tokens = num_shared
+            sequence.state.num_prefilled_tokens = self._prefills.take_computed(sequence.key, num_shared)
             self._counters.count_start(sequence)
         sequence.token_ids.append(token.token_id)
         self._counters.count_token()

@@ -14,8 +14,8 @@ __all__ = ["GenerationState"]
 class GenerationState:
     """The tokens of one request, and the text they have become.
 
-    It may begin with tokens of an earlier attempt. Their text is told from its beginning, with the first token that
-    follows; if they are a whole output already, `is_finished` is true, and `finish` tells it.
+    It may begin with tokens of an earlier attempt. Their text is not told again: the deltas go on behind it. If they
+    are a whole output already, `is_finished` is true, and `finish` tells it.
 
     Args:
         request: What to generate.
@@ -35,7 +35,9 @@ class GenerationState:
         self.request = request
         self.prompt_ids = prompt_ids
         self.output_ids: list[int] = []
-        self.num_shared_tokens = 0  # set by the engine before the first token
+        # Set by the engine before the first token.
+        self.num_shared_tokens = 0
+        self.num_prefilled_tokens = 0
         self.has_started = False
         self.finish_reason: FinishReason | None = None
         self._eos_token_ids = frozenset() if request.sampling.ignore_eos else eos_token_ids
@@ -43,10 +45,11 @@ class GenerationState:
         self._detokenizer = Detokenizer(decode, prompt_ids)
         self._stop = StopMatcher(request.sampling.stop)
         self._text = ""
-        self._num_told = 0  # characters
         self._logprobs: list[TokenLogprob] = []
         self._num_told_logprobs = 0
         self._replay(request.output_ids)
+        self._num_told = len(self._text)
+        self._num_told_ids = len(self.output_ids)
 
     @property
     def is_finished(self) -> bool:
@@ -120,17 +123,26 @@ class GenerationState:
         events: list[EngineEvent] = []
         if not self.has_started:
             self.has_started = True
-            events.append(Started(self.request.key, len(self.prompt_ids), self.num_shared_tokens))
+            events.append(self._started())
         if len(self._text) > self._num_told:
             events.append(self._delta())
         if self.finish_reason is not None:
             events.append(self._finished(self.finish_reason))
         return events
 
+    def _started(self) -> Started:
+        return Started(self.request.key, len(self.prompt_ids), self.num_shared_tokens, self.num_prefilled_tokens)
+
     def _delta(self) -> Delta:
-        text, logprobs = self._text[self._num_told :], tuple(self._logprobs[self._num_told_logprobs :])
-        delta = Delta(self.request.key, text, self._num_told, logprobs)
+        delta = Delta(
+            self.request.key,
+            self._text[self._num_told :],
+            self._num_told,
+            tuple(self._logprobs[self._num_told_logprobs :]),
+            tuple(self.output_ids[self._num_told_ids :]),
+        )
         self._num_told, self._num_told_logprobs = len(self._text), len(self._logprobs)
+        self._num_told_ids = len(self.output_ids)
         return delta
 
     def _finished(self, finish_reason: FinishReason) -> Finished:
@@ -140,6 +152,7 @@ class GenerationState:
             finish_reason=finish_reason,
             num_prompt_tokens=len(self.prompt_ids),
             num_shared_tokens=self.num_shared_tokens,
+            num_prefilled_tokens=self.num_prefilled_tokens,
             num_output_tokens=self.num_output_tokens,
             output_ids=tuple(self.output_ids),
             logprobs=tuple(self._logprobs),

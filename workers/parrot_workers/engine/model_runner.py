@@ -123,15 +123,16 @@ class ModelRunner:
         """Tokens of the rows, shape [num_rows], int64; those that were sampled but not read come from the device."""
         token_ids = np.zeros(plan.num_rows, dtype=np.int64)
         pending_rows, pending_slots = [], []
+        members = step.members
         begin = 0
         for index in plan.order:
-            sequence, span = step.sequences[index], step.spans[index]
-            known = sequence.token_ids[span.begin : span.end]
+            span = step.spans[index]
+            known = members[index].token_ids[span.begin : span.end]
             end = begin + span.end - span.begin
             token_ids[begin : begin + len(known)] = known
             if begin + len(known) < end:
                 pending_rows.append(end - 1)
-                pending_slots.append(sequence.slot)
+                pending_slots.append(step.sequences[index].slot)
             begin = end
         input_ids = self._upload(token_ids)
         if pending_rows:

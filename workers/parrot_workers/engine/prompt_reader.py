@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from parrot_mq.errors import ContextLengthExceeded, EngineFailure
-from parrot_workers.engine.base import GenerationRequest
+from parrot_workers.engine.base import GenerationRequest, PrefillRequest
 from parrot_workers.engine.transcripts import KnownPrefix, Transcripts
 from parrot_workers.models import LoadedModel
 
@@ -50,27 +50,32 @@ class PromptReader:
             EngineFailure: The prompt is empty, or has tokens that the model does not know.
         """
         self._model.check_ids(request.output_ids)
-        if isinstance(request.prompt, str):
-            read = self._read_text(request, request.prompt)
-        elif request.prompt:
-            self._model.check_ids(request.prompt)
-            read = ReadPrompt(list(request.prompt), [])
-        else:
-            raise EngineFailure(cause="the prompt has no tokens; give at least one")
-        if len(read.token_ids) + request.sampling.max_tokens > self._max_context_tokens:
-            raise ContextLengthExceeded(
-                num_prompt_tokens=len(read.token_ids),
-                max_tokens=request.sampling.max_tokens,
-                limit=self._max_context_tokens,
-            )
-        return read
+        return self._read(request, request.sampling.max_tokens)
+
+    def read_beginning(self, request: PrefillRequest) -> ReadPrompt:
+        """Tokenize the beginning of a prompt. What follows may change its last tokens; raises as `read` does."""
+        return self._read(request, 1)
 
     def remember(self, request: GenerationRequest, output: str, token_ids: Sequence[int]) -> None:
         """Keep the tokens of a prompt and its output for those that go on from there."""
         if isinstance(request.prompt, str):
             self._transcripts.add(request.salt, request.prompt + output, token_ids)
 
-    def _read_text(self, request: GenerationRequest, prompt: str) -> ReadPrompt:
+    def _read(self, request: GenerationRequest | PrefillRequest, max_tokens: int) -> ReadPrompt:
+        if isinstance(request.prompt, str):
+            read = self._read_text(request, request.prompt)
+        else:
+            self._model.check_ids(request.prompt)
+            read = ReadPrompt(list(request.prompt), [])
+        if not read.token_ids:
+            raise EngineFailure(cause="the prompt has no tokens; give at least one")
+        if len(read.token_ids) + max_tokens > self._max_context_tokens:
+            raise ContextLengthExceeded(
+                num_prompt_tokens=len(read.token_ids), max_tokens=max_tokens, limit=self._max_context_tokens
+            )
+        return read
+
+    def _read_text(self, request: GenerationRequest | PrefillRequest, prompt: str) -> ReadPrompt:
         if not request.prefix_ends:
             return ReadPrompt(self._model.encode(prompt), [])
         token_ids, offsets = self._model.encode_with_offsets(prompt)

@@ -16,8 +16,11 @@ from parrot_workers.engine.base import (
     Finished,
     FinishReason,
     GenerationRequest,
+    Prefilled,
+    PrefillRequest,
     Started,
 )
+from parrot_workers.engine.prefills import Prefill, PrefillQueue
 from parrot_workers.engine.scripted_cache import ScriptedCache
 
 __all__ = ["ScriptedEngine"]
@@ -32,13 +35,16 @@ class _Row:
     text: str = ""
     finish_reason: FinishReason = "eos"
     num_shared_tokens: int = 0
+    num_prefilled_tokens: int = 0
     num_told: int = 0
 
 
 class ScriptedEngine:
-    """Answers each request with `answer(request)`. One character counts as one token. Needs no torch.
+    """Answers each request with `answer(request)`. Needs no torch.
 
-    Prompts share what the hashes of their prefixes say that they share, as long as a cache of that size would hold it.
+    One character is one token, and its code point is the token's id. An output that an earlier attempt began goes on
+    with as much of the answer as is left. Prompts share what the hashes of their prefixes say that they share, as long
+    as a cache of that size would hold it. A step computes one prompt ahead, if no request waits.
 
     Args:
         answer: The text of a request, before stop strings and `max_tokens` cut it. What it raises becomes the request's
@@ -74,7 +80,8 @@ class ScriptedEngine:
         self._waiting: dict[str, _Row] = {}
         self._running: dict[str, _Row] = {}
         self._events: list[EngineEvent] = []
-        self._num_batches = self._num_prompt = self._num_shared = self._num_output = 0
+        self._prefills = PrefillQueue(_read_beginning)
+        self._num_batches = self._num_prompt = self._num_shared = self._num_prefilled = self._num_output = 0
         self._num_steps = self._num_batched = self._last_batch_size = 0
         self._sum_step_s = self._last_step_s = 0.0
 
@@ -88,7 +95,7 @@ class ScriptedEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting or self._events)
+        return bool(self._running or self._waiting or self._events or self._prefills.has_work)
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         for request in requests:
@@ -102,6 +109,7 @@ class ScriptedEngine:
                 self._events.append(Failed(request.key, error))
             else:
                 self._waiting[request.key] = _Row(request, self._now())
+                self._prefills.remove(request.key)
 
     def cancel(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -110,6 +118,11 @@ class ScriptedEngine:
 
     def pin(self, names: Iterable[str]) -> None:
         self._cache.pin(names)
+        self._prefills.unblock()
+
+    def prefill(self, requests: Sequence[PrefillRequest]) -> None:
+        has_come = self._running.keys() | self._waiting.keys()
+        self._prefills.replace(request for request in requests if request.key not in has_come)
 
     def step(self) -> list[EngineEvent]:
         if not self.has_work:
@@ -122,6 +135,9 @@ class ScriptedEngine:
             time.sleep(self._step_s)
         for row in list(self._running.values()):
             self._advance(row)
+        if not self._waiting and (prefill := self._prefills.next()):
+            self._prefill(prefill)
+        self._events += map(Prefilled, self._prefills.take_finished())
         self._num_steps += 1
         self._num_batched += self._last_batch_size
         self._last_step_s = time.monotonic() - began_at
@@ -137,7 +153,8 @@ class ScriptedEngine:
             num_batches=self._num_batches,
             num_prompt_tokens=self._num_prompt,
             num_shared_tokens=self._num_shared,
-            num_computed_tokens=self._num_prompt - self._num_shared + self._num_output,
+            num_computed_tokens=self._num_prompt - self._num_shared + self._num_prefilled + self._num_output,
+            num_prefilled_tokens=self._num_prefilled,
             num_output_tokens=self._num_output,
             num_steps=self._num_steps,
             num_batched=self._num_batched,
@@ -151,6 +168,9 @@ class ScriptedEngine:
             num_pinned_pages=cache.num_pinned_pages,
             num_evicted_pages=cache.num_evicted_pages,
         )
+
+    def check_integrity(self) -> None:
+        self._cache.check_integrity()
 
     def _expire(self) -> None:
         """Give up those who have waited too long."""
@@ -169,6 +189,7 @@ class ScriptedEngine:
             del self._waiting[row.request.key]
             try:
                 row.text, row.finish_reason = _cut(self._answer(row.request), row.request)
+                row.num_told = min(len(row.request.output_ids), len(row.text))
             except ParrotError as error:
                 self._events.append(Failed(row.request.key, error))
             except Exception as error:
@@ -180,17 +201,29 @@ class ScriptedEngine:
     def _start(self, row: _Row) -> None:
         request = row.request
         row.num_shared_tokens = self._cache.add(request)
+        row.num_prefilled_tokens = self._prefills.take_computed(request.key, row.num_shared_tokens)
         self._num_prompt += len(request.prompt)
         self._num_shared += row.num_shared_tokens
         self._running[request.key] = row
-        self._events.append(Started(request.key, len(request.prompt), row.num_shared_tokens))
+        counts = len(request.prompt), row.num_shared_tokens, row.num_prefilled_tokens
+        self._events.append(Started(request.key, *counts))
+
+    def _prefill(self, prefill: Prefill) -> None:
+        """Remember the beginning of a prompt that has not come yet, if there is room."""
+        if not self._cache.has_room(prefill.request):
+            self._prefills.block()
+            return
+        num_known = self._cache.add(prefill.request)
+        self._num_prefilled += len(prefill.token_ids) - num_known
+        self._prefills.note(prefill, num_known, len(prefill.token_ids))
+        self._prefills.finish(prefill)
 
     def _advance(self, row: _Row) -> None:
         """Tell the next characters of one answer."""
         key = row.request.key
         text = row.text[row.num_told : row.num_told + self._tokens_per_step]
         if text:
-            self._events.append(Delta(key, text, row.num_told))
+            self._events.append(Delta(key, text, row.num_told, output_ids=_ids(text)))
             row.num_told += len(text)
             self._num_output += len(text)
         if row.num_told == len(row.text):
@@ -205,13 +238,26 @@ def _finished(row: _Row) -> Finished:
         finish_reason=row.finish_reason,
         num_prompt_tokens=len(row.request.prompt),
         num_shared_tokens=row.num_shared_tokens,
+        num_prefilled_tokens=row.num_prefilled_tokens,
         num_output_tokens=len(row.text),
+        output_ids=_ids(row.text),
     )
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
+
+
+def _read_beginning(request: PrefillRequest) -> tuple[list[int], list[tuple[str, int]]]:
+    prompt = request.prompt
+    return list(_ids(prompt) if isinstance(prompt, str) else prompt), []
 
 
 def _cut(text: str, request: GenerationRequest) -> tuple[str, FinishReason]:
     """End an answer where the request wants it to end."""
     sampling = request.sampling
+    begun = "".join(map(chr, request.output_ids))
+    text = begun + text[len(begun) :]
     # A stop string must be generated whole to be seen: search in what `max_tokens` allows.
     allowed = text[: sampling.max_tokens]
     places = [place for place in (allowed.find(stop) for stop in sampling.stop) if place >= 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from parrot_workers.engine.base import GenerationRequest
+from parrot_workers.engine.base import GenerationRequest, PrefillRequest
 
 __all__ = ["ScriptedCache"]
 
@@ -52,7 +52,7 @@ class ScriptedCache:
         for key, prefix in prefixes.items():
             self._put(key, prefix)
 
-    def add(self, request: GenerationRequest) -> int:
+    def add(self, request: GenerationRequest | PrefillRequest) -> int:
         """Remember a prompt. Returns: how many of its leading characters were remembered, and not the last one."""
         num_known = 0
         for name, prefix in self._longest_first(request):
@@ -64,7 +64,26 @@ class ScriptedCache:
             self._evict()
         return min(num_known, max(len(request.prompt) - 1, 0))
 
-    def _longest_first(self, request: GenerationRequest) -> Iterator[tuple[str, _Prefix]]:
+    def has_room(self, request: PrefillRequest) -> bool:
+        """True if what is not remembered of a prompt fits, and nothing pinned has to go for it."""
+        num_pages = 0
+        for name, prefix in self._longest_first(request):
+            key = (request.salt, name)
+            if key not in self._pinned:
+                num_pages += prefix.num_pages
+        return num_pages + self.num_pinned_pages <= self.num_pages
+
+    def check_integrity(self) -> None:
+        """Prove that pages are counted right.
+
+        Raises:
+            AssertionError: They are not.
+        """
+        for prefixes, num_pages in ((self._pinned, self.num_pinned_pages), (self._unpinned, self.num_unpinned_pages)):
+            assert sum(prefix.num_pages for prefix in prefixes.values()) == num_pages, "pages are counted wrong"
+        assert self.num_cached_pages <= self.num_pages, "more is remembered than fits"
+
+    def _longest_first(self, request: GenerationRequest | PrefillRequest) -> Iterator[tuple[str, _Prefix]]:
         begin_ends = list(zip((0, *request.prefix_ends), request.prefix_ends, strict=False))
         for name, (begin, end) in reversed(list(zip(request.prefix_hashes, begin_ends, strict=False))):
             yield name, _Prefix(end, -(-(end - begin) // self.page_size))

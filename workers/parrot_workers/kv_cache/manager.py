@@ -47,12 +47,13 @@ class CacheManager:
 
     # Life of a sequence
 
-    def acquire(self, tokens: Sequence[int], *, salt: str = "") -> Acquired | None:
+    def acquire(self, tokens: Sequence[int], *, salt: str = "", keeps_pinned: bool = False) -> Acquired | None:
         """Find what the cache holds of a prompt and take pages for the rest of it.
 
         Args:
             tokens: The prompt, not empty.
             salt: Sequences with different salts share nothing.
+            keeps_pinned: Whether pages lack rather than that pinned ones are evicted.
 
         Returns:
             None if pages lack; then nothing has changed. It may succeed once other sequences are released.
@@ -68,11 +69,25 @@ class CacheManager:
         node = leaf if leaf is not None and is_growing else self._tree.place(match)
         self._tree.lock(node)
         num_pages = self._num_pages(len(tokens)) - self._num_pages(node.end)
-        pages = self._allocate(num_pages, after=last_page(node.pages))
+        pages = self._allocate(num_pages, after=last_page(node.pages), keeps_pinned=keeps_pinned)
         if pages is None:
             self._tree.unlock(node)
             return None
         return self._occupy(node, tokens, tree_end, pages, tail)
+
+    def num_cached(self, tokens: Sequence[int], *, salt: str = "") -> int:
+        """How many leading tokens have their K/V here. Changes nothing."""
+        root = self._tree.find_root(salt)
+        if root is None:
+            return 0
+        match = find_match(root, tuple(tokens), self.page_size)
+        end = match.end + match.num_tail  # the tail is computed, and so is what lies above it
+        node: Node | None = match.node
+        while node is not None:
+            if node.num_computed < min(match.end, node.end) - node.start:
+                end = node.start + node.num_computed
+            node = node.parent
+        return end
 
     def extend(self, cache: SequenceCache, num_tokens: int) -> bool:
         """Take pages for `num_tokens` tokens of a sequence in all.
@@ -200,14 +215,21 @@ class CacheManager:
         index = match.num_shared // self.page_size if match.tail is match.node else 0
         return _Tail(int(match.tail.pages[index]), match.num_tail)
 
-    def _allocate(self, num: int, *, after: int) -> list[int] | None:
+    def _allocate(self, num: int, *, after: int, keeps_pinned: bool = False) -> list[int] | None:
         """Take pages, evicting what nobody holds; None if even that is too little."""
         num_lacking = num - self._allocator.num_free
-        if num_lacking > self._tree.num_pages - self._tree.num_locked_pages:
-            return None
         if num_lacking > 0:
+            if num_lacking > self._num_evictable(keeps_pinned=keeps_pinned):
+                return None
             self._allocator.free(self._tree.evict(num_lacking, spare=self._num_spare_pages))
         return self._allocator.allocate(num, after=after)
+
+    def _num_evictable(self, *, keeps_pinned: bool) -> int:
+        """Pages that nobody holds; at the least, those of them that are not pinned."""
+        num = self._tree.num_pages - self._tree.num_locked_pages
+        if keeps_pinned:
+            num -= sum(len(node.pages) for node in self._tree.notes.pinned_nodes() if not node.num_locks)
+        return num
 
     def _occupy(self, node: Node, tokens: Tokens, tree_end: int, pages: list[int], tail: _Tail) -> Acquired:
         """Fill the pages behind `node`, which the sequence holds: up to `tree_end` in the tree, the rest its own."""

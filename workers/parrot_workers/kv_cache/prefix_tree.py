@@ -46,6 +46,10 @@ class PrefixTree:
             self._roots[salt] = Node(salt=salt, parent=None, start=0, tokens=(), pages=_pages(()))
         return self._roots[salt]
 
+    def find_root(self, salt: str) -> Node | None:
+        """The same, if there is one."""
+        return self._roots.get(salt)
+
     def nodes(self) -> Iterator[Node]:
         """All nodes, parents before children, roots too."""
         waiting = list(self._roots.values())
