@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Final, Literal, NewType
 
 import msgspec
@@ -25,6 +27,7 @@ __all__ = [
     "WorkerId",
     "check_name",
     "fresh_id",
+    "ids_from",
     "is_name",
 ]
 
@@ -61,7 +64,26 @@ def check_name(kind: str, name: str) -> str:
 
 def fresh_id(prefix: str) -> str:
     """A name that nobody else will choose: `prefix` and 80 random bits."""
-    return f"{prefix}-{secrets.token_hex(10)}"
+    return f"{prefix}-{_hex_source.get()(10)}"
+
+
+_hex_source: ContextVar[Callable[[int], str]] = ContextVar("hex_source", default=secrets.token_hex)
+
+
+@contextmanager
+def ids_from(hex_source: Callable[[int], str]) -> Iterator[None]:
+    """Within the block, and in the tasks that are started in it, `fresh_id` takes its bits from elsewhere.
+
+    For simulations, in which nothing may be left to chance.
+
+    Args:
+        hex_source: Gives so many bytes in hex, as `secrets.token_hex` does.
+    """
+    token = _hex_source.set(hex_source)
+    try:
+        yield
+    finally:
+        _hex_source.reset(token)
 
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]

@@ -4,6 +4,15 @@ from parrot_mq.testing.latency_model import A100_7B, A100_13B, A6000_7B, Latency
 from parrot_mq.testing.nats_server import running_nats_server
 from parrot_mq.testing.simulated_engine import SimulatedEngine
 from parrot_mq.testing.simulated_requests import SimulatedPrefill, SimulatedRequest, SimulatedSegment, count_tokens
+from parrot_mq.testing.virtual_time import (
+    SimulatedClock,
+    SimulationDeadlock,
+    SimulationError,
+    SimulationStuck,
+    SimulationTimeout,
+    VirtualTimeLoop,
+    run_simulation,
+)
 
 __all__ = [
     "A100_7B",
@@ -14,6 +23,13 @@ __all__ = [
     "SimulatedPrefill",
     "SimulatedRequest",
     "SimulatedSegment",
+    "SimulatedClock",
+    "SimulationDeadlock",
+    "SimulationError",
+    "SimulationStuck",
+    "SimulationTimeout",
+    "VirtualTimeLoop",
     "count_tokens",
+    "run_simulation",
     "running_nats_server",
 ]
