@@ -146,10 +146,12 @@ class SessionMark(Message, frozen=True, kw_only=True, omit_defaults=True, tag="s
     Attributes:
         variables: Which variables.
         objective: What is wanted of each of them.
+        only_unmarked: Leave those alone of which something was said before.
     """
 
     variables: list[Name] = []
     objective: Objective = Objective()
+    only_unmarked: bool = False
 
 
 class SessionExplain(Message, frozen=True, kw_only=True, omit_defaults=True, tag="session.explain"):

@@ -131,7 +131,7 @@ MESSAGES: tuple[Message, ...] = (
     SessionCancel(variables=["answer", "word_1"]),
     SessionClose(),
     SessionReply(num_cancelled=2),
-    SessionMark(variables=["answer"], objective=Objective(tpot_ms=25.0)),
+    SessionMark(variables=["answer"], objective=Objective(tpot_ms=25.0), only_unmarked=True),
     SessionExplain(begin=7),
     SessionStory(
         session="demo",
