@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from parrot_mq.bus.base import NO_HEADERS, Bus, Stored
 from parrot_mq.errors import ParrotError, SubjectTaken, VariableAlreadySet
 from parrot_mq.messages import (
     HEADER_PRODUCER,
+    HEADER_USAGE,
     STREAM_VARS,
     BlobRef,
     ErrorInfo,
+    Usage,
     Value,
     VariableAddress,
     decode_value,
@@ -24,8 +28,10 @@ from parrot_mq.messages.values import MAX_INLINE_BYTES
 __all__ = ["fail_variable", "fetch_text", "get_values", "set_variable"]
 
 
-async def set_variable(bus: Bus, address: VariableAddress, text: str, *, producer: str = "") -> Stored:
-    """Set a variable, once; `producer` says which worker does it, if one does.
+async def set_variable(
+    bus: Bus, address: VariableAddress, text: str, *, producer: str = "", usage: Usage | None = None
+) -> Stored:
+    """Set a variable, once; `producer` says which worker does it, if one does, and `usage` what it cost.
 
     Delivery: when it returns, the value is stored. Setting the same text again is harmless.
 
@@ -37,6 +43,8 @@ async def set_variable(bus: Bus, address: VariableAddress, text: str, *, produce
     if len(payload) > MAX_INLINE_BYTES:
         digest = await bus.put_blob(address.tenant, payload)
         payload, headers = encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
+    if usage is not None:
+        headers = {**headers, HEADER_USAGE: msgspec.json.encode(usage).decode()}
     return await _publish(bus, address, payload, headers, producer)
 
 

@@ -76,6 +76,8 @@ class WorkerConfig(EngineConfig):
         heartbeat_s: Seconds between two heartbeats.
         max_step_s: A step that takes longer means that the engine is stuck.
         drain_s: Seconds that running generations get to finish when the worker is stopped.
+        latency_tpot_ms: Milliseconds that each token of an output may take that somebody waits for, if nothing else is
+            said of it; five tokens a second are as fast as most people read. 0 sets no target.
     """
 
     model_path: Path
@@ -87,6 +89,7 @@ class WorkerConfig(EngineConfig):
     heartbeat_s: float = 1.0
     max_step_s: float = 120.0
     drain_s: float = 30.0
+    latency_tpot_ms: float = 200.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +105,8 @@ class WorkerConfig(EngineConfig):
         for name in ("heartbeat_s", "max_step_s", "drain_s"):
             value = getattr(self, name)
             _require(0 < value < float("inf"), name, value, "a number of seconds above 0")
+        is_right = 0 <= self.latency_tpot_ms < float("inf")
+        _require(is_right, "latency_tpot_ms", self.latency_tpot_ms, "a number of milliseconds from 0")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, /, **settings: object) -> Self:

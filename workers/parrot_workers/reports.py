@@ -12,6 +12,7 @@ from parrot_mq.messages import (
     Message,
     TaskEvent,
     TokenDelta,
+    Usage,
     VariableAddress,
     encode_json,
     event_subject,
@@ -39,15 +40,31 @@ class Reports:
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
-    async def value(self, generation: Generation, finished: Finished) -> None:
-        """Set the variable; returns when it is set, by us or by somebody else.
+    async def value(self, generation: Generation, finished: Finished, *, started_at: float) -> None:
+        """Set the variable, and say what it cost; returns when it is set, by us or by somebody else.
+
+        Args:
+            generation: Which one.
+            finished: Its text, and the counts.
+            started_at: When its prompt had been read, seconds since 1970.
 
         Raises:
             TransportError: The server refuses it. While the server is away, it is waited for.
         """
         address = _address(generation)
+        usage = Usage(
+            num_prompt_tokens=finished.num_prompt_tokens,
+            num_shared_tokens=finished.num_shared_tokens,
+            num_prefilled_tokens=finished.num_prefilled_tokens,
+            num_output_tokens=finished.num_output_tokens,
+            attempt=generation.attempt,
+            started_at=started_at,
+            finished_at=self._clock.now(),
+        )
         try:
-            await self._keep_trying(lambda: set_variable(self._bus, address, finished.text, producer=self._worker))
+            await self._keep_trying(
+                lambda: set_variable(self._bus, address, finished.text, producer=self._worker, usage=usage)
+            )
         except VariableAlreadySet:
             log.info("result_not_needed", variable=generation.variable, session=generation.session)
         else:
@@ -95,6 +112,7 @@ class Reports:
             worker=self._worker,
             num_prompt_tokens=counts.num_prompt_tokens,
             num_shared_tokens=counts.num_shared_tokens,
+            num_prefilled_tokens=counts.num_prefilled_tokens,
             num_output_tokens=num_output_tokens,
         )
         await self._publish(event_subject(generation.tenant, generation.session, kind), event)

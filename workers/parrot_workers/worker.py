@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import msgspec
+
 from parrot_mq.actors import Actor
 from parrot_mq.bus import Bus, Delivery
 from parrot_mq.errors import ConnectionClosed, GenerationAborted, ParrotError, TaskCancelled
@@ -23,31 +25,41 @@ from parrot_mq.messages import (
     GenerationsReturned,
     LoadProgress,
     PinPrefixes,
+    PrefillAhead,
     WorkerStatus,
+    encode,
 )
 from parrot_workers.board import WorkerBoard
 from parrot_workers.bridge import EngineFactory, EngineThread
 from parrot_workers.config import WorkerConfig
-from parrot_workers.engine.base import Delta, EngineEvent, Failed, Finished, Started
+from parrot_workers.engine.base import Delta, EngineEvent, Failed, Finished, Prefilled, Started
+from parrot_workers.progress import Progress
 from parrot_workers.prompts import Prompts
 from parrot_workers.reports import Reports
 
 __all__ = ["ACCEPTS", "Drain", "WorkerActor"]
 
-ACCEPTS = Assign | CancelGenerations | PinPrefixes
+ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead
 """What a worker is told over the bus."""
+
+_BEATS_PER_WHOLE = 10
+"""A heartbeat may be lost: after so many, everything is told again."""
+
+_HEADER_BYTES = 64
+"""Of the fields of a heartbeat that are added to it last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Take no more work, finish what runs within the configured time, give back the rest."""
+    """Take no more work, finish what runs within the configured time, hand over the rest with its tokens so far."""
 
 
 class WorkerActor(Actor):
     """Runs the generations that a coordinator assigns, on one engine.
 
-    A value is stored before the generation leaves `running`, so a worker never says that it is done before it is. If
-    the engine breaks, the actor fails and starts again with a new engine; the coordinator assigns again what it had.
+    A value is stored before the generation leaves `running`, so a worker never says that it is done before it is. Its
+    heartbeats carry the tokens of what runs, so that another worker can go on with it. If the engine breaks, the actor
+    fails and starts again with a new engine; the coordinator assigns again what it had.
 
     Delivery: a generation that comes twice runs once; its variable is written once whoever else runs it.
 
@@ -79,6 +91,10 @@ class WorkerActor(Actor):
         self._state: Literal["loading", "ready", "draining", "stopped"] = "loading"
         self._running: dict[str, Generation] = {}
         self._preparing: set[str] = set()  # of these, those that the engine has not got
+        self._progress = Progress()
+        self._prefilled: list[str] = []  # since the last heartbeat
+        self._ahead = Prompts(bus, [])
+        self._reading_ahead: asyncio.Task[object] | None = None
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._num_slots = config.num_slots
@@ -108,6 +124,9 @@ class WorkerActor(Actor):
         for key in self._running:
             self._note_failed(key, GenerationAborted.code)
         try:
+            if self._progress.has_news:
+                self._state = "draining"
+                await self._tell_progress()
             await self._become("stopped")
         finally:
             await self._stack.aclose()
@@ -120,7 +139,10 @@ class WorkerActor(Actor):
                 self._cancel(keys)
             case PinPrefixes(hashes=hashes):
                 self._engine.pin(hashes)
+            case PrefillAhead():
+                self._prefill(message)
             case Drain():
+                self._prefill(PrefillAhead())
                 await self._become("draining")
                 self.context.run(self._drain(), name="drain")
         return None
@@ -128,11 +150,16 @@ class WorkerActor(Actor):
     # -- status ------------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
+        num_beats = 0
         while True:
+            if num_beats % _BEATS_PER_WHOLE == 0:
+                self._progress.tell_again()
+            num_beats += 1
             await self._report()
             await self.context.clock.sleep(self._config.heartbeat_s)
 
     async def _on_coordinator(self, _: Delivery) -> None:
+        self._progress.tell_again()
         await self._report()
 
     async def _become(self, state: Literal["loading", "ready", "draining", "stopped"]) -> None:
@@ -149,8 +176,20 @@ class WorkerActor(Actor):
     def _seconds_since_start(self) -> float:
         return round(self._now() - self._started_at, 3)
 
-    async def _report(self) -> None:
-        await self._registry.tell(self._status())
+    async def _report(self) -> bool:
+        """Send a status, with as much of what is new as one message has room for. Returns: whether more is left."""
+        prefilled, self._prefilled = self._prefilled, []
+        status = msgspec.structs.replace(self._status(), prefilled=prefilled)
+        progress = self._progress.take(self._bus.max_payload - _HEADER_BYTES - len(encode(status)))
+        has_more = bool(progress) and self._progress.has_news  # by now: what comes from here on is told by others
+        await self._registry.tell(msgspec.structs.replace(status, progress=progress))
+        return has_more
+
+    async def _tell_progress(self) -> None:
+        """Tell all that is new, in as many messages as it takes."""
+        has_more = self._progress.has_news
+        while has_more:
+            has_more = await self._report()
 
     def _status(self) -> WorkerStatus:
         is_loading = self._state == "loading"
@@ -173,13 +212,13 @@ class WorkerActor(Actor):
         new = {each.key: each for each in assign.generations if each.key not in self._running}
         if new:
             self._running.update(new)
-            for key in new:
+            for key, generation in new.items():
                 self._times.accept(key, now=self._now())
+                self._progress.accept(generation)
             self._preparing.update(new)
             self._is_idle.clear()
-            self.context.run(
-                self._begin(Prompts(self._bus, assign.segments), list(new.values())), name=f"begin:{assign.batch}"
-            )
+            prompts = Prompts(self._bus, assign.segments, latency_tpot_ms=self._config.latency_tpot_ms)
+            self.context.run(self._begin(prompts, list(new.values())), name=f"begin:{assign.batch}")
         return Assigned()
 
     def _cancel(self, keys: list[str]) -> None:
@@ -200,23 +239,51 @@ class WorkerActor(Actor):
         if requests:
             await self._engine.submit(requests)
 
+    def _prefill(self, ahead: PrefillAhead) -> None:
+        """Let the engine compute these ahead, once their texts are here; a newer set does not wait for them."""
+        if self._reading_ahead is not None:
+            self._reading_ahead.cancel()
+        if self._state != "ready":
+            ahead = PrefillAhead()
+        self._reading_ahead = self.context.run(self._read_ahead(ahead), name="prefill")
+
+    async def _read_ahead(self, ahead: PrefillAhead) -> None:
+        prompts = Prompts(self._bus, ahead.segments, texts=self._ahead.texts)
+        requests = []
+        for prefill in ahead.prefills:
+            try:
+                requests.append(await prompts.read_beginning(prefill))
+            except Exception as error:  # nothing depends on it
+                self.context.log.info("prefill_left_out", key=prefill.key, error=str(error))
+        self._ahead = prompts
+        self._engine.prefill(requests)
+
     async def _read_events(self) -> None:
         async for events in self._engine.events():
             for event in events:
                 await self._handle(event)
 
     async def _handle(self, event: EngineEvent) -> None:
+        if isinstance(event, Prefilled):
+            self._prefilled.append(event.key)
+            return
         generation = self._running.get(event.key)
         if generation is None:
             return
         match event:
             case Started():
+                now = self.context.clock.now()
+                self._progress.start(event.key, num_prompt_tokens=event.num_prompt_tokens, now=now)
                 await self._reports.started(generation, event)
             case Delta():
                 self._times.begin(event.key, now=self._now())
                 await self._reports.delta(generation, event)
+                # After its text: who goes on with the tokens that are told goes on behind text that was sent.
+                self._progress.extend(event.key, event.output_ids)
             case Finished():
-                self._times.finish(event.key, num_output_tokens=event.num_output_tokens, now=self._now())
+                self._progress.complete(event.key, event.output_ids)
+                num_new = event.num_output_tokens - len(generation.output_ids)
+                self._times.finish(event.key, num_output_tokens=num_new, now=self._now())
                 self.context.run(self._finish(generation, event), name=f"finish:{event.key}")
             case Failed(error=TaskCancelled()):
                 self._note_failed(event.key, TaskCancelled.code)
@@ -227,7 +294,8 @@ class WorkerActor(Actor):
     # -- results -----------------------------------------------------------------------------------------------------
 
     async def _finish(self, generation: Generation, finished: Finished) -> None:
-        await self._settle(generation, lambda: self._reports.value(generation, finished))
+        started_at = self._progress.started_at(generation.key)
+        await self._settle(generation, lambda: self._reports.value(generation, finished, started_at=started_at))
 
     async def _end(self, generation: Generation, error: Exception) -> None:
         """Say why there is no value; what may go better another time is given back."""
@@ -251,10 +319,16 @@ class WorkerActor(Actor):
             self._forget(generation)
 
     async def _give_back(self, generations: list[Generation], reason: ParrotError) -> None:
-        for generation in generations:
+        """Hand generations over, with their tokens so far: those that have not ended while these were told."""
+        await self._tell_progress()
+        left = [generation for generation in generations if self._running.get(generation.key) is generation]
+        if not left:
+            return
+        keys = [generation.key for generation in left]
+        self._engine.cancel(keys)
+        for generation in left:
             self._note_failed(generation.key, reason.code)
             self._forget(generation)
-        keys = [generation.key for generation in generations]
         returned = GenerationsReturned(
             worker=self._config.worker_id,
             model=self._config.model_name,
@@ -271,6 +345,7 @@ class WorkerActor(Actor):
 
     def _forget(self, generation: Generation) -> None:
         self._running.pop(generation.key, None)
+        self._progress.forget(generation.key)
         self._preparing.discard(generation.key)
         if not self._running:
             self._is_idle.set()
@@ -278,13 +353,13 @@ class WorkerActor(Actor):
     # -- drain -------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Wait for what runs; give back what does not end in time; then stop for good."""
+        """Wait for what runs; hand over what does not end in time; then stop for good."""
         try:
             async with asyncio.timeout(self._config.drain_s):
                 await self._is_idle.wait()
         except TimeoutError:
-            left = list(self._running.values())
-            self._engine.cancel(generation.key for generation in left)
-            await self._give_back(left, GenerationAborted(f"worker {self._config.worker_id!r} is stopped"))
+            await self._give_back(
+                list(self._running.values()), GenerationAborted(f"worker {self._config.worker_id!r} is stopped")
+            )
         await self._become("stopped")
         self.context.stop()
