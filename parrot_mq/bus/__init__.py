@@ -9,6 +9,7 @@ from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stor
 from parrot_mq.bus.config import BusConfig
 from parrot_mq.bus.fenced import FencedBus
 from parrot_mq.bus.memory import MemoryBus, MemoryServer
+from parrot_mq.bus.memory_link import Link
 from parrot_mq.bus.nats import NatsBus
 from parrot_mq.bus.server import NatsServer
 from parrot_mq.bus.values import fail_variable, fetch_text, get_values, set_variable
@@ -21,6 +22,7 @@ __all__ = [
     "FencedBus",
     "Handler",
     "Headers",
+    "Link",
     "MemoryBus",
     "MemoryServer",
     "NatsBus",

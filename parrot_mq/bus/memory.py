@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from parrot_mq.bus.backoff import Backoff
 from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
@@ -11,6 +12,7 @@ from parrot_mq.bus.blobs import get_blob, put_blob
 from parrot_mq.bus.frames import message_block
 from parrot_mq.bus.jetstream import STREAM_NOT_FOUND
 from parrot_mq.bus.matching import check_filter, check_subject
+from parrot_mq.bus.memory_link import Link
 from parrot_mq.bus.memory_server import FaultPolicy, Listener, MemoryServer
 from parrot_mq.bus.memory_stream import MemoryStream
 from parrot_mq.bus.memory_subscriptions import CoreListening, Following, MemorySubscription, Taking
@@ -38,11 +40,18 @@ class MemoryBus(Bus):
 
     Every operation that asks a real server something lets other tasks run first, and no delivery runs in the stack of
     the publisher. Time is the event loop's, so virtual time works.
+
+    Args:
+        server: What it is connected to.
+        link: The way there; a perfect one if none is given.
+        publish_timeout_s: How long facts wait for a server that is away.
     """
 
-    def __init__(self, server: MemoryServer, *, publish_timeout_s: float = 15.0) -> None:
+    def __init__(self, server: MemoryServer, *, link: Link | None = None, publish_timeout_s: float = 15.0) -> None:
         super().__init__()
         self.server = server
+        self.link = link or Link()
+        self.link.on_change(self._on_server)
         self._publish_timeout_s = publish_timeout_s
         self._tasks = TaskOwner()
         self._subscriptions: dict[MemorySubscription, None] = {}
@@ -62,7 +71,7 @@ class MemoryBus(Bus):
         message = self._message(subject, payload, headers, reply)
         if reply:
             check_subject(reply)
-        self.server.publish(message)
+        self.link.send(lambda: self.server.publish(message))
 
     async def request(
         self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
@@ -71,16 +80,17 @@ class MemoryBus(Bus):
         message = self._message(subject, payload, headers, inbox)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Delivery] = loop.create_future()
-        listener = Listener(inbox, "", lambda delivery: None if answer.done() else answer.set_result(delivery))
+        deliver = self.link.inward(lambda found: None if answer.done() else answer.set_result(found), is_kept=False)
+        listener = Listener(inbox, "", deliver)
         self.server.listen(listener)
         self._waiting[answer] = subject
         timer = loop.call_later(timeout_s, _fail, answer, RequestTimeout(subject=subject, timeout_s=timeout_s))
         try:
             await asyncio.sleep(0)
-            if not self.server.is_up:
+            if not self._is_connected:
                 _fail(answer, ConnectionLost(subject=subject))
-            elif not self.server.publish(message):
-                _fail(answer, NoResponders(subject=subject))
+            else:
+                self.link.send(lambda: self._ask(message, answer))
             return await answer
         finally:
             timer.cancel()
@@ -93,46 +103,60 @@ class MemoryBus(Bus):
         check_filter(subject)
         if queue:
             check_subject(queue)
-        await self._turn()
-        return self._keep(CoreListening(self.server, self._tasks, handler, subject, queue))
+        async with self._at_server():
+            return self._keep(CoreListening(self.server, self.link, self._tasks, handler, subject, queue))
+
+    def _ask(self, message: Delivery, answer: asyncio.Future[Delivery]) -> None:
+        """What a request does at the server; that nobody listens there travels back."""
+        if self.server.publish(message):
+            return
+        error = NoResponders(subject=message.subject)
+        self.link.inward(lambda _: _fail(answer, error), is_kept=False)(message)
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
     async def ensure_streams(self) -> None:
-        await self._turn()
-        self.server.ensure_streams()
+        async with self._at_server():
+            self.server.ensure_streams()
 
     async def publish_once(self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None) -> Stored:
         message = self._message(subject, payload, headers, "")
-        stream = await self._stream_of(subject)
-        stored = self.server.store(stream, message)
-        if stored is not None:
-            return Stored(stored.sequence, True)
-        standing = stream.last(subject)
-        assert standing is not None
-        if not is_same_fact(standing, payload, headers or {}):
-            raise SubjectTaken(subject=subject)
-        return Stored(standing.sequence, False)
+        async with self._at_server():
+            stream = await self._stream_of(subject)
+            stored = self.server.store(stream, message)
+            if stored is not None:
+                return Stored(stored.sequence, True)
+            standing = stream.last(subject)
+            assert standing is not None
+            if not is_same_fact(standing, payload, headers or {}):
+                raise SubjectTaken(subject=subject)
+            return Stored(standing.sequence, False)
 
     async def get(self, stream: str, subjects: Sequence[str]) -> dict[str, Delivery]:
         wanted = [check_subject(subject) for subject in subjects]
-        kept = await self._stream(stream)
-        return {subject: found for subject in wanted if (found := kept.last(subject)) is not None}
+        async with self._at_server():
+            kept = self._stream(stream)
+            return {subject: found for subject in wanted if (found := kept.last(subject)) is not None}
 
     async def last_sequence(self, stream: str) -> int:
-        return (await self._stream(stream)).last_sequence
+        async with self._at_server():
+            return self._stream(stream).last_sequence
 
     async def newest(self, stream: str, subject: str) -> Delivery | None:
         check_filter(subject)
-        return (await self._stream(stream)).newest(subject)
+        async with self._at_server():
+            return self._stream(stream).newest(subject)
 
     async def replace(self, subject: str, payload: bytes, *, expected_sequence: int, timeout_s: float) -> int:
         message = self._message(subject, payload, None, "")
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._turn()
+            async with asyncio.timeout(timeout_s), self._at_server():
+                return self._replace(message, expected_sequence)
         except TimeoutError:
             raise RequestTimeout(subject=subject, timeout_s=timeout_s) from None
+
+    def _replace(self, message: Delivery, expected_sequence: int) -> int:
+        subject = message.subject
         stream = self.server.stream_of(subject)
         if stream is None:
             raise NoResponders(subject=subject)
@@ -146,26 +170,31 @@ class MemoryBus(Bus):
 
     async def is_empty(self, stream: str, subject: str) -> bool:
         check_filter(subject)
-        return not (await self._stream(stream)).holds(subject)
+        async with self._at_server():
+            return not self._stream(stream).holds(subject)
 
     async def follow(self, stream: str, handler: Handler, *, after_sequence: int) -> Subscription:
-        kept = await self._stream(stream)
-        return self._keep(Following(kept, self._tasks, handler, after_sequence))
+        async with self._at_server():
+            kept = self._stream(stream)
+            return self._keep(Following(kept, self.link, self._tasks, handler, after_sequence))
 
     async def take(self, stream: str, handler: Handler, *, consumer: str) -> Subscription:
-        kept = await self._stream(stream)
-        return self._keep(Taking(kept, self._tasks, handler, consumer, self.server.fresh_name(consumer)))
+        async with self._at_server():
+            kept = self._stream(stream)
+            holder = self.server.fresh_name(consumer)
+            return self._keep(Taking(kept, self.link, self._tasks, handler, consumer, holder))
 
     async def acknowledge(self, delivery: Delivery) -> None:
         self._check_open()
         tokens = delivery.reply.split(".")
         stream = self.server.streams.get(tokens[2]) if len(tokens) > 3 else None
-        if stream is not None and stream.holder == tokens[3]:
-            asyncio.get_running_loop().call_soon(stream.remove, delivery.sequence)
+        if stream is not None:
+            asyncio.get_running_loop().call_soon(self.link.send, lambda: stream.settle(delivery.sequence, tokens[3]))
 
     async def purge(self, stream: str, subject: str) -> int:
         check_filter(subject)
-        return (await self._stream(stream)).purge(subject)
+        async with self._at_server():
+            return self._stream(stream).purge(subject)
 
     # -- blobs -------------------------------------------------------------------------------------------------------
 
@@ -181,6 +210,7 @@ class MemoryBus(Bus):
         if not self._is_closed:
             self._is_closed = True
             self.server.connections.remove(self._on_server)
+            self.link.close()
             for answer in list(self._waiting):
                 _fail(answer, ConnectionClosed())
 
@@ -190,14 +220,20 @@ class MemoryBus(Bus):
             await subscription.close_with(ConnectionClosed())
         await self._tasks.aclose()
 
+    @property
+    def _is_connected(self) -> bool:
+        return self.server.is_up and self.link.is_up
+
     def _on_server(self, is_up: bool) -> None:
-        """The server went away or came back."""
-        if is_up:
+        """The server, or the way to it, went away or came back."""
+        if self._is_closed:
+            return
+        if not is_up:
+            for answer, subject in list(self._waiting.items()):
+                _fail(answer, ConnectionLost(subject=subject))
+        elif self._is_connected:
             for listener in list(self._reconnect_listeners):
                 asyncio.get_running_loop().call_soon(listener)
-            return
-        for answer, subject in list(self._waiting.items()):
-            _fail(answer, ConnectionLost(subject=subject))
 
     def _keep(self, subscription: MemorySubscription) -> MemorySubscription:
         self._subscriptions[subscription] = None
@@ -214,25 +250,50 @@ class MemoryBus(Bus):
         if self._is_closed:
             raise ConnectionClosed
 
+    @asynccontextmanager
+    async def _at_server(self) -> AsyncIterator[None]:
+        """Travel to the server, do what is to be done there, and travel back with what came of it."""
+        await self._turn()
+        try:
+            yield
+        except ParrotError:
+            await self._back()
+            raise
+        await self._back()
+
     async def _turn(self) -> None:
-        """One round trip: others run, and a server that is away is waited for."""
+        """The way to the server: others run, and a server that is away is waited for."""
         self._check_open()
         await asyncio.sleep(0)
         backoff = Backoff(self._publish_timeout_s)
-        while not self.server.is_up:
+        while not await self._reach_server():
             if not await backoff.pause():
                 raise RequestTimeout(subject="the server", timeout_s=self._publish_timeout_s)
         self._check_open()
 
-    async def _stream(self, name: str) -> MemoryStream:
-        await self._turn()
+    async def _reach_server(self) -> bool:
+        if not self._is_connected:
+            return False
+        try:
+            await self.link.there()
+        except ConnectionLost:
+            return False
+        return self.server.is_up
+
+    async def _back(self) -> None:
+        """The way back; an answer that is lost with the connection is fetched again."""
+        try:
+            await self.link.back()
+        except ConnectionLost:
+            await self._turn()
+
+    def _stream(self, name: str) -> MemoryStream:
         if name not in self.server.streams:
             raise PublishRejected(subject=name, err_code=STREAM_NOT_FOUND, description="stream not found")
         return self.server.streams[name]
 
     async def _stream_of(self, subject: str) -> MemoryStream:
         """The stream that takes a subject; waited for as a real server's election is."""
-        await self._turn()
         backoff = Backoff(self._publish_timeout_s)
         while (stream := self.server.stream_of(subject)) is None:
             if not await backoff.pause():

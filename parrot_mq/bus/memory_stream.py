@@ -102,6 +102,11 @@ class MemoryStream:
         if stored is not None and self._by_subject.get(stored.subject) == sequence:
             del self._by_subject[stored.subject]
 
+    def settle(self, sequence: int, holder: str) -> None:
+        """Remove a message that was acknowledged, if it is still `holder` who holds the queue."""
+        if self.holder == holder:
+            self.remove(sequence)
+
     def purge(self, pattern: str) -> int:
         """Remove what matches; returns how many."""
         going = [number for number, stored in self._by_sequence.items() if matches(pattern, stored.subject)]

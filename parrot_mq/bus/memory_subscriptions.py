@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from parrot_mq.bus.base import Handler
+from parrot_mq.bus.memory_link import Link
 from parrot_mq.bus.memory_server import Listener, MemoryServer
 from parrot_mq.bus.memory_stream import MemoryStream
 from parrot_mq.bus.pump import Pump
@@ -37,10 +38,12 @@ class MemorySubscription(PumpedSubscription):
 class CoreListening(MemorySubscription):
     """What is published from now on."""
 
-    def __init__(self, server: MemoryServer, tasks: TaskOwner, handler: Handler, subject: str, queue: str) -> None:
+    def __init__(
+        self, server: MemoryServer, link: Link, tasks: TaskOwner, handler: Handler, subject: str, queue: str
+    ) -> None:
         super().__init__(tasks, handler, f"subscribe:{subject}")
         self._server = server
-        self._listener = Listener(subject, queue, self._pump.put)
+        self._listener = Listener(subject, queue, link.inward(self._pump.put, is_kept=False))
         server.listen(self._listener)
 
     def _leave(self) -> None:
@@ -50,10 +53,12 @@ class CoreListening(MemorySubscription):
 class Following(MemorySubscription):
     """A stream from a place on."""
 
-    def __init__(self, stream: MemoryStream, tasks: TaskOwner, handler: Handler, after_sequence: int) -> None:
+    def __init__(
+        self, stream: MemoryStream, link: Link, tasks: TaskOwner, handler: Handler, after_sequence: int
+    ) -> None:
         super().__init__(tasks, handler, f"follow:{stream.name}")
         self._stream = stream
-        self._reader = self._pump.put
+        self._reader = link.inward(self._pump.put, is_kept=True)
         for stored in stream.after(after_sequence):
             self._reader(stored)
         stream.followers.append(self._reader)
@@ -65,16 +70,19 @@ class Following(MemorySubscription):
 class Taking(MemorySubscription):
     """Holding a work queue."""
 
-    def __init__(self, stream: MemoryStream, tasks: TaskOwner, handler: Handler, consumer: str, holder: str) -> None:
+    def __init__(
+        self, stream: MemoryStream, link: Link, tasks: TaskOwner, handler: Handler, consumer: str, holder: str
+    ) -> None:
         super().__init__(tasks, handler, f"take:{stream.name}")
         self._stream = stream
         self._consumer = consumer
         self._holder = holder
         if stream.end_holder is not None:
             stream.end_holder()
-        stream.holder, stream.holder_reader, stream.end_holder = holder, self._pump.put, self._on_taken_over
+        reader = link.inward(self._pump.put, is_kept=True)
+        stream.holder, stream.holder_reader, stream.end_holder = holder, reader, self._on_taken_over
         for delivery in stream.for_holder():
-            self._pump.put(delivery)
+            reader(delivery)
 
     def _on_taken_over(self) -> None:
         error = ConsumerTakenOver(stream=self._stream.name, consumer=self._consumer)

@@ -1,13 +1,14 @@
-"""Two worlds, memory and NATS, behind one fixture: the rules of the bus hold in both."""
+"""Memory, memory behind slow links, and NATS, behind one fixture: the rules of the bus hold in all of them."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
-from parrot_mq.bus import Bus, BusConfig, MemoryBus, MemoryServer, connect
+from parrot_mq.bus import Bus, BusConfig, Link, MemoryBus, MemoryServer, connect
 from parrot_mq.messages.subjects import STREAM_TASKS
 from parrot_mq.testing.nats_server import running_nats_server
 from parrot_mq.types import fresh_id
@@ -21,16 +22,17 @@ def own_nats_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(params=["memory", "slow memory", "nats"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """The same rules on both buses."""
+    """The same rules on all buses."""
     async with AsyncExitStack() as stack:
-        if request.param == "memory":
-            server = MemoryServer()
+        if "memory" in request.param:
+            server, rng = MemoryServer(), random.Random(0)
             server.ensure_streams()
 
             async def connect_one() -> Bus:
-                return await stack.enter_async_context(MemoryBus(server))
+                link = Link((lambda: rng.uniform(0, 0.002)) if "slow" in request.param else 0.0)
+                return await stack.enter_async_context(MemoryBus(server, link=link))
         else:
             config = BusConfig(servers=(request.getfixturevalue("own_nats_url"),), publish_timeout_s=5)
 
