@@ -45,6 +45,35 @@ def test_sequences_of_one_step_share_what_is_not_computed_yet() -> None:
     assert manager.num_computed(b.cache) == 6
 
 
+def test_what_is_cached_can_be_asked_without_a_change() -> None:
+    manager = _manager()
+    assert manager.num_cached(range(10)) == 0
+    _run(manager, 10)
+    cache = _acquire(manager, 20, first=0).cache
+    manager.mark_computed(cache, 13)
+    before = manager.statistics()
+    assert [manager.num_cached(range(num)) for num in (0, 3, 4, 13, 14, 30)] == [0, 3, 4, 13, 13, 13]
+    assert manager.num_cached([0, 1, 2, 9, 9]) == 3
+    assert manager.num_cached(range(10), salt="another") == 0
+    assert manager.statistics() == before
+    manager.check_integrity([cache])
+
+
+def test_what_may_not_come_gets_no_page_of_what_is_pinned() -> None:
+    manager = _manager(num_pages=7)
+    cache = _acquire(manager, 9).cache
+    manager.note_prefix(cache, "kept", 9)
+    _leave(manager, cache, range(9))
+    _run(manager, 9, first=50)
+    manager.pin(["kept"])
+    assert manager.acquire(range(100, 117), keeps_pinned=True) is None
+    assert manager.num_cached(range(50, 59)) == 9, "nothing is evicted in vain"
+    acquired = manager.acquire(range(100, 112), keeps_pinned=True)
+    assert acquired is not None
+    assert (manager.num_cached(range(9)), manager.num_cached(range(50, 59))) == (8, 4), "its whole pages are pinned"
+    assert manager.acquire(range(200, 209)) is not None, "what has come gets what it needs"
+
+
 def test_when_a_sequence_leaves_half_way_another_goes_on() -> None:
     manager = _manager()
     a, b = _acquire(manager, 20), _acquire(manager, 20)

@@ -51,6 +51,7 @@ class ManagerModel(RuleBasedStateMachine):
         most, is_exact = self._expect_cached(salt, tokens)
         can_take = self._can_take(salt, tokens)
         num_evicted = self.manager.statistics().num_evicted_pages
+        num_cached = self.manager.num_cached(tokens[:-1], salt=salt)
         acquired = self.manager.acquire(tokens if len(tokens) % 2 else list(tokens), salt=salt)
         assert (acquired is not None) == can_take
         assert can_take or self.running or not self.manager.can_fit(len(tokens))
@@ -59,6 +60,31 @@ class ManagerModel(RuleBasedStateMachine):
             self._begin(Sequence(acquired.cache, salt, tokens, tokens), acquired)
             if self.manager.statistics().num_evicted_pages == num_evicted:
                 assert acquired.num_cached == most if is_exact else acquired.num_cached <= most
+                assert acquired.num_cached == num_cached
+
+    @rule(data=st.data(), own=token_lists)
+    def acquire_ahead(self, data: st.DataObject, own: Tokens) -> None:
+        """For something that may not come: what is pinned stays, and nothing is evicted in vain."""
+        former = data.draw(st.sampled_from(self.history))
+        tokens = former[: data.draw(st.integers(0, len(former)))] + own or (0,)
+        pinned, held = self._pinned_pages(), page_contents(self.manager._tree)
+        acquired = self.manager.acquire(tokens, keeps_pinned=True)
+        assert pinned <= page_contents(self.manager._tree).keys()
+        if acquired is None:
+            assert page_contents(self.manager._tree).keys() == held.keys()
+        else:
+            self._begin(Sequence(acquired.cache, "", tokens, tokens), acquired)
+
+    def _pinned_pages(self) -> set[int]:
+        """Pages that a pinned prefix covers."""
+        pages: set[int] = set()
+        for note in self.manager._tree.notes:
+            node = note.node if note.is_pinned else None
+            while node is not None:
+                num_pages = -(-(min(note.end, node.end) - node.start) // self.page_size)
+                pages.update(node.pages[:num_pages].tolist())
+                node = node.parent
+        return pages
 
     def _begin(self, sequence: Sequence, acquired: Acquired) -> None:
         cache, copies, num_cached = acquired

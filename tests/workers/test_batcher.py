@@ -7,7 +7,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parrot_workers.engine import PrefillRequest
 from parrot_workers.engine.batcher import Step
+from parrot_workers.engine.prefills import PrefillQueue
 
 from tests.workers.batching import PAGE_SIZE, Simulation, make_sequence
 
@@ -108,6 +110,176 @@ def test_a_cancelled_prefix_is_finished_by_the_next() -> None:
     assert simulation.num_computed == 33
 
 
+# -- ahead -----------------------------------------------------------------------------------------------------------
+
+
+def _prefilled(step: Step) -> list[int]:
+    return [span.end - span.begin for span in step.prefill_spans]
+
+
+def test_a_prompt_that_was_computed_ahead_is_not_computed_again() -> None:
+    simulation = Simulation(max_step_tokens=100)
+    simulation.prefill(("a", _PREFIX))
+    simulation.run()
+    assert (simulation.prefilled, simulation.num_prefilled, simulation.prefills.has_work) == (["a"], 32, False)
+    simulation.submit(make_sequence("a", [*_PREFIX, 7]))
+    assert simulation.step().num_rows == 1
+    assert simulation.prefills.take_computed("a", 32) == 32
+    assert simulation.prefills.take_computed("a", 32) == 0, "it is told once"
+
+
+def test_prompts_are_computed_ahead_in_pieces_one_after_the_other() -> None:
+    """A quarter of what a step could take: whoever comes meanwhile waits for its end."""
+    simulation = Simulation(max_step_tokens=40)
+    simulation.prefill(("a", _PREFIX), ("b", [*_PREFIX, 1, 2, 3]))
+    assert [_prefilled(simulation.step()) for _ in range(6)] == [[10], [10], [10], [2], [3], []]
+    assert simulation.prefilled == ["a", "b"]
+
+
+def test_only_what_is_left_of_a_step_is_used() -> None:
+    simulation = Simulation(num_pages=200, max_step_tokens=40)
+    simulation.submit(make_sequence("long", range(75)))
+    simulation.prefill(("a", _PREFIX))
+    assert [(step.num_rows, _prefilled(step)) for step in _steps(simulation, 3)] == [(40, []), (40, [5]), (11, [10])]
+
+
+def test_nothing_is_computed_ahead_at_the_cost_of_a_reader() -> None:
+    simulation = Simulation(num_pages=200, max_step_tokens=400)
+    _teach(simulation, 0.001)
+    simulation.submit(make_sequence("reader", [1, 2], max_tokens=5, tpot_target_s=0.01))
+    simulation.step()
+    simulation.prefill(("a", _PREFIX))
+    assert sum(_prefilled(simulation.step())) <= 9
+    _teach(simulation, 0.1)
+    assert _prefilled(simulation.step()) == []
+
+
+def test_what_is_not_named_any_more_is_given_up_and_what_was_computed_stays() -> None:
+    simulation = Simulation(max_step_tokens=40)
+    simulation.prefill(("a", _PREFIX), ("b", [9] * 8))
+    simulation.step()
+    simulation.prefill(("b", [9] * 8))
+    simulation.run()
+    assert (simulation.prefilled, simulation.num_prefilled) == (["b"], 18)
+    simulation.submit(make_sequence("a", _PREFIX))
+    assert simulation.step().num_rows == 22
+    assert simulation.prefills.take_computed("a", 10) == 10
+
+
+def test_what_is_computed_is_not_computed_again_while_it_is_named() -> None:
+    simulation = Simulation(max_step_tokens=100)
+    for _ in range(3):
+        simulation.prefill(("a", _PREFIX))
+        simulation.run()
+    assert (simulation.prefilled, simulation.num_prefilled) == (["a"], 32)
+    simulation.prefill()
+    simulation.prefill(("a", [*_PREFIX, 1]))
+    simulation.run()
+    assert (simulation.prefilled, simulation.num_prefilled) == (["a", "a"], 33)
+
+
+def test_a_request_that_comes_in_the_middle_goes_on_itself() -> None:
+    simulation = Simulation(max_step_tokens=40)
+    simulation.prefill(("a", _PREFIX))
+    simulation.step()
+    simulation.submit(make_sequence("a", [*_PREFIX, 1], max_tokens=1))
+    simulation.run()
+    assert (simulation.prefilled, simulation.num_computed, simulation.num_prefilled) == ([], 33, 10)
+    assert simulation.prefills.take_computed("a", 10) == 10
+
+
+def test_what_is_pinned_or_runs_is_not_given_up_for_what_may_not_come() -> None:
+    """Of 16 pages 8 are pinned and 3 run; the last prompt needs more than the five that are left."""
+    simulation = Simulation(num_pages=17, max_step_tokens=100)
+    simulation.prefill(("pinned", _PREFIX))
+    simulation.cache.pin(["pinned"])
+    simulation.run()
+    assert simulation.cache.statistics().num_pinned_pages == 8
+    simulation.submit(make_sequence("runs", [1] * 9, max_tokens=3))
+    simulation.step()
+    simulation.prefill(("large", [3] * 24))
+    _steps(simulation, 1)
+    assert simulation.num_prefilled == 32 + 20 or not simulation.prefills.has_work
+    assert simulation.batcher.num_preemptions == 0
+    assert simulation.cache.resident()[0] == "pinned"
+    simulation.run()
+    assert simulation.ended == ["runs"]
+    assert "pinned" in simulation.cache.resident()
+
+
+def test_without_room_nothing_is_tried_until_there_may_be_some() -> None:
+    simulation = Simulation(num_pages=9, max_step_tokens=100)
+    simulation.prefill(("pinned", range(32)))
+    simulation.cache.pin(["pinned"])
+    simulation.run()
+    simulation.prefill(("other", range(50, 60)))
+    assert not simulation.step().num_rows
+    assert not simulation.prefills.has_work, "or the engine would never come to rest"
+    simulation.cache.pin([])
+    simulation.prefills.unblock()
+    simulation.run()
+    assert simulation.prefilled == ["pinned", "other"]
+
+
+def test_who_waits_for_pages_gets_them_first() -> None:
+    simulation = Simulation(num_pages=9, max_step_tokens=100)
+    simulation.submit(make_sequence("a", [1] * 20, max_tokens=4))
+    simulation.step()
+    simulation.submit(make_sequence("b", [2] * 20, max_tokens=4, order=1))
+    simulation.prefill(("c", [3] * 4))
+    assert _prefilled(simulation.step()) == []
+    simulation.run()
+    assert (simulation.ended, simulation.prefilled) == (["a", "b"], ["c"])
+
+
+def test_what_others_take_the_pages_of_again_and_again_is_left_out() -> None:
+    simulation = Simulation(num_pages=9, max_step_tokens=40)
+    simulation.prefill(("a", [9] * 30))
+    for number in range(20):
+        simulation.submit(make_sequence(f"r{number}", [number] * 28, max_tokens=1, order=number))
+        simulation.step()
+        simulation.step()
+    simulation.run()
+    assert simulation.num_prefilled <= 2 * 30 + 10
+    assert len(simulation.ended) == 20
+
+
+def test_a_step_that_fails_leaves_out_what_was_computed_ahead() -> None:
+    simulation = Simulation(max_step_tokens=40)
+    simulation.prefill(("a", _PREFIX), ("b", [9] * 8))
+    step = simulation.batcher.schedule()
+    (failed,) = step.prefills
+    simulation.batcher.abandon(failed)
+    simulation.cache.check_integrity()
+    simulation.run()
+    assert simulation.prefilled == ["b"]
+
+
+def test_what_cannot_be_read_is_left_out() -> None:
+    def read(request: PrefillRequest) -> tuple[list[int], list[tuple[str, int]]]:
+        if request.key == "bad":
+            raise ValueError("no text")
+        return [1, 2], []
+
+    queue = PrefillQueue(read)
+    queue.replace([PrefillRequest(key="bad", prompt="x"), PrefillRequest(key="good", prompt="y")])
+    found = queue.next()
+    assert found is not None
+    assert (found.request.key, len(queue)) == ("good", 1)
+
+
+@given(ranges=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted)), num_shared=st.integers(0, 20))
+def test_of_the_shared_tokens_those_computed_ahead_are_counted_once(ranges: list[list[int]], num_shared: int) -> None:
+    queue = PrefillQueue(lambda _: ([0] * 20, []))
+    queue.replace([PrefillRequest(key="a", prompt="x")])
+    prefill = queue.next()
+    assert prefill is not None
+    for begin, end in ranges:
+        queue.note(prefill, begin, end)
+    expected = {position for begin, end in ranges for position in range(begin, end) if position < num_shared}
+    assert queue.take_computed("a", num_shared) == len(expected)
+
+
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +315,20 @@ def test_reading_goes_on_however_tight_the_target() -> None:
     assert [step.num_rows for step in _steps(simulation, 3)] == [17, 17, 17]
 
 
+def test_where_outputs_alone_miss_the_target_prompts_are_read_all_the_same() -> None:
+    """A slow machine: the weights alone take longer than a token may. Then reading may take as long as writing does."""
+    simulation = Simulation(num_pages=2000, max_step_tokens=400)
+    for rows in range(1, 50):
+        simulation.step_time.observe(num_rows=rows, num_read_tokens=0, duration_s=1.0 + rows * 0.01)
+    simulation.submit(make_sequence("reader", [1, 2], max_tokens=5, tpot_target_s=0.2))
+    simulation.step()
+    simulation.submit(make_sequence("long", [5] * 400, order=1))
+    simulation.prefill(("ahead", [7] * 100))
+    steps = _steps(simulation, 3)
+    assert all(100 <= step.num_rows <= 103 for step in steps)
+    assert all(not step.prefills for step in steps)
+
+
 def test_outputs_nobody_reads_take_turns_when_time_is_short() -> None:
     simulation = Simulation(num_pages=2000, num_slots=20, max_step_tokens=400)
     simulation.submit(make_sequence("reader", [1], max_tokens=100, tpot_target_s=0.1))
@@ -174,7 +360,7 @@ def test_the_last_to_come_is_preempted_and_comes_back() -> None:
 @settings(max_examples=150)
 @given(seed=st.integers(0, 10**9))
 def test_everybody_ends_in_a_tiny_cache(lookahead: int, seed: int) -> None:
-    """Arrivals, cancels, shared beginnings, tenants, readers and preemptions, in any order."""
+    """Arrivals, cancels, shared beginnings, tenants, readers, preemptions, pins and prefills, in any order."""
     rng = random.Random(seed)
     num_pages = rng.randint(8, 40)
     simulation = Simulation(
@@ -186,11 +372,14 @@ def test_everybody_ends_in_a_tiny_cache(lookahead: int, seed: int) -> None:
         seed=seed,
     )
     longest = (num_pages - 1) * PAGE_SIZE
+    has_prefills = rng.random() < 0.7
     submitted, cancelled = [], set()
     for order in range(rng.randint(1, 12)):
         max_tokens = rng.randint(1, min(12, longest // 2))
         prompt = [rng.randrange(2) if rng.random() < 0.3 else 0 for _ in range(rng.randint(1, longest - max_tokens))]
         target = rng.choice([None, None, 0.01])
+        if has_prefills:
+            _look_ahead(simulation, rng, order, longest)
         sequence = make_sequence(
             f"r{order}", prompt, max_tokens=max_tokens, order=order, salt=rng.choice("aab"), tpot_target_s=target
         )
@@ -204,3 +393,16 @@ def test_everybody_ends_in_a_tiny_cache(lookahead: int, seed: int) -> None:
     simulation.run()
     assert set(simulation.ended) | cancelled == set(submitted)
     assert len(simulation.ended) == len(set(simulation.ended))
+
+
+def _look_ahead(simulation: Simulation, rng: random.Random, order: int, longest: int) -> None:
+    """Name some of the prompts that may come, perhaps pinned, perhaps none, perhaps too long for the cache."""
+    simulation.prefill(
+        *(
+            (f"r{order + number}", [rng.choice((0, 0, 0, 1)) for _ in range(rng.randint(1, longest + 5))])
+            for number in range(rng.randint(0, 3))
+        )
+    )
+    if rng.random() < 0.3:
+        simulation.cache.pin(f"r{rng.randint(0, 12)}" for _ in range(rng.randint(0, 4)))
+        simulation.prefills.unblock()

@@ -16,7 +16,7 @@ __all__ = ["Batcher", "Step"]
 
 _TARGET_SHARE = 0.9  # of the time that a token may take: steps vary
 _MIN_READING = 16  # tokens of prompts in any step, however tight its time: they hardly lengthen it, and reading goes on
-_MAX_STRETCH = 2.0  # where outputs alone miss their target, prompts may lengthen the step so much
+_MAX_STRETCH = 2.0  # where outputs alone miss their target anyway, what waits may lengthen the step so much
 _PREFILL_SHARE = 4  # a step computes no more ahead than this part of what it could: whoever comes waits for its end
 
 
@@ -119,13 +119,14 @@ class Batcher:
         self._covered.clear()
         step = Step()
         writing, reading = self._ready()
-        max_rows = self._max_rows(writing)
+        max_rows, is_late = self._max_rows(writing)
         for sequence in writing:
             has_room = step.num_rows < max_rows or sequence.is_latency or not step.num_rows
             if has_room and sequence.cache is not None:  # not preempted for another of this step
                 self._extend(step, sequence, sequence.num_tokens)
         self._read(step, reading, min(max(max_rows, step.num_rows + _MIN_READING), self._max_step_tokens))
-        self._read_ahead(step, max_rows)
+        if not is_late:
+            self._read_ahead(step, max_rows)
         if step.num_rows:
             step.copies, self._copies = self._copies, []
         return step
@@ -170,19 +171,22 @@ class Batcher:
         """True while the pending token has to be read first, or is the last one."""
         return sequence.has_all_tokens or (sequence.num_pending > 0 and sequence.needs_known_tokens)
 
-    def _max_rows(self, writing: list[Sequence]) -> int:
-        """Rows that fit into the time which the most hurried output has for its next token."""
-        targets = [each.request.tpot_target_s for each in writing]
-        target_s = min((target for target in targets if target is not None), default=None)
-        if target_s is None:
-            return self._max_step_tokens
-        num_hurried = sum(target is not None for target in targets)
-        alone_s = self._step_time.predict(num_rows=num_hurried, num_read_tokens=self._num_read_tokens)
-        limit_s = target_s * _TARGET_SHARE
-        if alone_s > limit_s:
+    def _max_rows(self, writing: list[Sequence]) -> tuple[int, bool]:
+        """Rows that fit into the time which the most hurried output has for its next token.
+
+        Returns:
+            How many; and true if the outputs that somebody reads take longer than that already, whatever is done.
+        """
+        targets = [each.request.tpot_target_s for each in writing if each.request.tpot_target_s is not None]
+        if not targets:
+            return self._max_step_tokens, False
+        limit_s = min(targets) * _TARGET_SHARE
+        alone_s = self._step_time.predict(num_rows=len(targets), num_read_tokens=self._num_read_tokens)
+        is_late = alone_s > limit_s
+        if is_late:
             limit_s = alone_s * _MAX_STRETCH
         rows = self._step_time.max_rows(duration_s=limit_s, num_read_tokens=self._num_read_tokens)
-        return min(rows, self._max_step_tokens)
+        return min(rows, self._max_step_tokens), is_late
 
     # -- prompts -----------------------------------------------------------------------------------------------------
 
