@@ -1,0 +1,1 @@
+"""The workloads of the Parrot paper, on simulated workers."""

@@ -1,0 +1,43 @@
+"""From a call to a semantic function: constants stand in its template, the rest are its inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+
+from benchmarks.workloads.programs import Call, Read, Text, write_text
+from parrot_mq import Input, Output, SemanticVariable, semantic_function
+from parrot_mq.program import SemanticFunction
+
+__all__ = ["submit"]
+
+
+def submit(call: Call, values: Mapping[str, SemanticVariable | str]) -> SemanticVariable:
+    """Call it as a program does, in the session that is open; `values` are what it reads."""
+    template: list[str] = []
+    inputs: dict[str, SemanticVariable | str] = {}
+    for index, part in enumerate(call.prompt):
+        if isinstance(part, Text) and not part.is_input:
+            template.append(write_text(part))
+            continue
+        inputs[f"input_{index}"] = values[part.output] if isinstance(part, Read) else write_text(part)
+        template.append(f"{{{{input_{index}}}}}")
+    return _function("".join(template), tuple(inputs), call.num_output_tokens)(**inputs)
+
+
+@lru_cache(maxsize=256)
+def _function(template: str, inputs: tuple[str, ...], num_output_tokens: int) -> SemanticFunction[...]:
+    """What a decorated function with this signature and docstring is."""
+
+    def generate() -> None:
+        """Replaced by the template."""
+
+    output = Output(max_tokens=num_output_tokens, min_tokens=num_output_tokens, ignore_eos=True)
+    parameter = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, parameter, annotation=Input) for name in inputs]
+    parameters.append(inspect.Parameter("output", parameter, annotation=Output, default=output))
+    generate.__doc__ = template + "{{output}}"
+    generate.__annotations__ = {**{each.name: each.annotation for each in parameters}, "return": None}
+    generate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return semantic_function(generate)
