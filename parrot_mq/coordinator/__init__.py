@@ -2,17 +2,21 @@
 
 from parrot_mq.coordinator.config import CoordinatorConfig, Mechanisms
 from parrot_mq.coordinator.coordinator import Coordinator, open_coordinator
+from parrot_mq.coordinator.leader import Candidate, LeaderConfig, open_candidate
 from parrot_mq.coordinator.placement import FairQueue, PrefixQueue
 from parrot_mq.coordinator.ready import PlannedGeneration, ReadyGeneration, plan_task
-from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics
+from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
 from parrot_mq.coordinator.tenants import Quotas, TenantPolicy, Tenants, load_tenants
 
 __all__ = [
+    "Candidate",
     "Coordinator",
     "CoordinatorConfig",
     "CoordinatorStatistics",
     "DispatcherStatistics",
     "FairQueue",
+    "LeaderConfig",
+    "LeaderStatistics",
     "Mechanisms",
     "PlannedGeneration",
     "PrefixQueue",
@@ -21,6 +25,7 @@ __all__ = [
     "TenantPolicy",
     "Tenants",
     "load_tenants",
+    "open_candidate",
     "open_coordinator",
     "plan_task",
 ]

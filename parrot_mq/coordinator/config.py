@@ -38,7 +38,8 @@ class CoordinatorConfig:
     """Settings of a coordinator, checked when they are made.
 
     Attributes:
-        node: Name of this process; workers address it.
+        node: Name of the coordinator on the bus, the same for all that take turns; workers address it.
+        process: Name of this process, for people.
         models: Models that are served even while no worker runs (an autoscaler will start one).
         lease_s: A worker that was not heard of for this long is lost, and its work is given to others.
         settle_s: After a start, how long workers may take to say what they already run before work is assigned.
@@ -53,6 +54,7 @@ class CoordinatorConfig:
     """
 
     node: str = "coordinator"
+    process: str = ""
     models: tuple[str, ...] = ()
     lease_s: float = 3.0
     settle_s: float = 0.3

@@ -155,11 +155,11 @@ class CoordinatorActor(Actor):
         if verb not in CONTROL:
             raise MalformedMessage(message_type="control", path="subject", expected=f"One of {', '.join(CONTROL)}")
         request: Message = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
+        key = SessionKey(tenant, name)
         if not isinstance(request, SessionOpen):
-            await self._facts.catch_up()
+            await self._facts.catch_up(key)
         if isinstance(request, SessionExplain):
             return self._explain(request, tenant, name)
-        key = SessionKey(tenant, name)
         while True:
             session = await self._session(key)
             try:
@@ -217,6 +217,7 @@ class CoordinatorActor(Actor):
             lease_s=self._config.lease_s,
             leases=self._leases,
             count_unfinished=lambda: self._facts.num_unfinished,
+            process=self._config.process,
         )
 
     async def _spawn_dispatcher(self, model: str) -> ActorRef:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, get_values
 from parrot_mq.bus.tasks import for_each
 from parrot_mq.coordinator.protocol import SessionKey, TaskArrived, VariableStored
-from parrot_mq.errors import CodecError, InvalidName, ParrotError
+from parrot_mq.errors import CodecError, DeadlineExceeded, InvalidName, ParrotError
 from parrot_mq.messages import (
     HEADER_PRODUCER,
     STREAM_TASKS,
@@ -35,7 +35,8 @@ from parrot_mq.types import VariableId
 __all__ = ["Facts"]
 
 CONSUMER = "coordinator"
-CATCH_UP_S = 2.0
+CATCH_UP_S = 20.0
+"""Less than a client waits for the answer to its request."""
 NUM_WRITERS = 64
 MAX_RECORD_CHARACTERS = 64 * 1024
 """How much of the record of a task that is given up is kept."""
@@ -67,9 +68,9 @@ class Facts:
         self._on_task = on_task
         self._on_variable = on_variable
         self._unfinished.clear()
+        self._last_task = 0
         try:
             newest = await self._bus.last_sequence(STREAM_VARS)
-            self._last_task = await self._bus.last_sequence(STREAM_TASKS)
             self._subscriptions = [await self._bus.follow(STREAM_VARS, self._variable_delivered, after_sequence=newest)]
             self._subscriptions.append(await self._bus.take(STREAM_TASKS, self._task_delivered, consumer=CONSUMER))
         except BaseException:
@@ -119,8 +120,9 @@ class Facts:
             key = SessionKey(address.tenant, address.session)
             self._unfinished.setdefault(key, {})[address] = delivery
             await self._on_task(key, TaskArrived(address, delivery))
-        self._last_task = max(self._last_task, delivery.sequence)
-        self._task_came.set()
+        finally:
+            self._last_task = max(self._last_task, delivery.sequence)
+            self._task_came.set()
 
     async def _variable_delivered(self, delivery: Delivery) -> None:
         try:
@@ -134,19 +136,27 @@ class Facts:
         stored = VariableStored(address.variable, value, producer, delivery.sequence, usage)
         await self._on_variable(SessionKey(address.tenant, address.session), stored)
 
-    async def catch_up(self) -> None:
-        """Wait until every task that is stored now has been handed on, or for a moment.
+    async def catch_up(self, key: SessionKey) -> None:
+        """Wait until every task of a session that is stored now has been handed on.
 
-        A request does not come by way of the stream, so it may overtake a task that was stored before it was sent.
+        A request does not come by way of the stream, so it may overtake a task that was stored before it was sent; and
+        after a take-over all that is unfinished has to be read first.
+
+        Raises:
+            DeadlineExceeded: That takes too long.
         """
-        newest = await self._bus.last_sequence(STREAM_TASKS)
+        newest = await self._bus.newest(STREAM_TASKS, session_subjects(*key, "task"))
+        if newest is None:
+            return
         try:
             async with asyncio.timeout(CATCH_UP_S):
-                while self._last_task < newest:
+                while self._last_task < newest.sequence:
                     self._task_came.clear()
                     await self._task_came.wait()
-        except TimeoutError:
-            log.warning("tasks_are_late", last=self._last_task, newest=newest)
+        except TimeoutError as error:
+            log.warning("tasks_are_late", last=self._last_task, newest=newest.sequence)
+            what = "reading the tasks that are stored"
+            raise DeadlineExceeded(what=what, timeout_s=CATCH_UP_S) from error
 
     def unfinished(self, key: SessionKey) -> list[tuple[TaskAddress, Delivery]]:
         """The tasks of a session that were taken and not settled."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import Metric
 
-from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics
+from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
 from parrot_mq.observability.metrics import counter, gauge
 
-__all__ = ["CoordinatorCollector"]
+__all__ = ["CoordinatorCollector", "LeaderCollector"]
 
 STATES = ("loading", "ready", "draining")
 
@@ -48,6 +48,25 @@ class CoordinatorCollector:
         for worker in found.workers:
             slots[(worker.model,)] += worker.num_slots if worker.state == "ready" else 0
         yield gauge("parrot_slots", "Generations that the ready workers run at a time", slots, ("model",))
+
+
+class LeaderCollector:
+    """Whether this process leads.
+
+    Args:
+        read: The statistics of the candidate.
+    """
+
+    def __init__(self, read: Callable[[], LeaderStatistics]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._read()
+        yield gauge(
+            "parrot_coordinator_is_leader", "1 where the coordinator leads, 0 where it stands by", {(): found.leads}
+        )
+        yield gauge("parrot_coordinator_term", "How often the lead was taken, by any coordinator", {(): found.term})
+        yield counter("parrot_coordinator_terms", "How often this process has taken the lead", {(): found.num_terms})
 
 
 def _by_model(dispatchers: Mapping[str, DispatcherStatistics], field: str) -> dict[tuple[str, ...], float]:

@@ -30,12 +30,14 @@ class RegistryActor(Actor):
         lease_s: float,
         leases: dict[str, Lease],
         count_unfinished: Callable[[], int],
+        process: str,
     ) -> None:
         self._models = models
         self._spawn_dispatcher = spawn_dispatcher
         self._declared = declared
         self._lease_s = lease_s
         self._count_unfinished = count_unfinished
+        self._process = process
         self._leases = leases  # outlives a failure of this actor: else nobody would notice that a worker is gone
 
     async def on_start(self) -> None:
@@ -61,7 +63,12 @@ class RegistryActor(Actor):
 
     def _report(self) -> ServiceReport:
         workers = [lease.status for lease in self._leases.values()]
-        return ServiceReport(models=self._models.names, workers=workers, num_unfinished=self._count_unfinished())
+        return ServiceReport(
+            models=self._models.names,
+            workers=workers,
+            num_unfinished=self._count_unfinished(),
+            coordinator=self._process,
+        )
 
     async def _renew(self, status: WorkerStatus) -> None:
         known = self._leases.get(status.worker)

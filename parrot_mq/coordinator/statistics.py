@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from parrot_mq.coordinator.history import History
 from parrot_mq.messages import WorkerStatus
 
-__all__ = ["Board", "CoordinatorStatistics", "DispatcherStatistics", "Lease"]
+__all__ = ["Board", "CoordinatorStatistics", "DispatcherStatistics", "LeaderStatistics", "Lease"]
 
 
 @dataclass(slots=True)
@@ -53,6 +53,23 @@ class CoordinatorStatistics:
     num_unfinished: int
     dispatchers: Mapping[str, DispatcherStatistics]
     workers: tuple[WorkerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderStatistics:
+    """Who leads, as one candidate sees it.
+
+    Attributes:
+        leads: Whether it leads itself, and is ready to.
+        holder: Who has the lease; empty if nobody has, or has had.
+        term: How often the lead was taken, by whom ever.
+        num_terms: How often this candidate has taken it.
+    """
+
+    leads: bool
+    holder: str
+    term: int
+    num_terms: int
 
 
 @dataclass(frozen=True, slots=True)

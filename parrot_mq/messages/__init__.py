@@ -3,6 +3,7 @@
 from parrot_mq.messages.codec import decode, encode, encode_json, salvage_outputs
 from parrot_mq.messages.subjects import (
     ALL_CONTROL,
+    ALL_TASKS,
     CONTENT_JSON,
     CONTENT_MSGPACK,
     CONTENT_TEXT,
@@ -85,6 +86,7 @@ from parrot_mq.messages.wire import (
 
 __all__ = [
     "ALL_CONTROL",
+    "ALL_TASKS",
     "Assign",
     "Assigned",
     "BlobRef",

@@ -12,6 +12,7 @@ from parrot_mq.types import SessionId, TaskId, TenantId, VariableId, check_name
 
 __all__ = [
     "ALL_CONTROL",
+    "ALL_TASKS",
     "COORDINATOR_STARTED",
     "CONTENT_JSON",
     "CONTENT_MSGPACK",
@@ -72,6 +73,7 @@ CONTENT_JSON: Final = "application/json"
 CONTENT_TEXT: Final = "text/plain"
 
 ALL_CONTROL: Final = "pmq.*.control.>"
+ALL_TASKS: Final = "pmq.*.task.>"
 REGISTRY_ADDRESS: Final = "coordinator/registry"
 COORDINATOR_STARTED: Final = "pmq-sys.coordinator.started"
 LEASE_SUBJECT: Final = "$KV.pmq-leader.coordinator"
