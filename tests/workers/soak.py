@@ -1,4 +1,5 @@
-"""A random workload over a tiny cache: arrivals, cancels, shared beginnings, chat turns, other tenants, readers.
+"""A random workload over a tiny cache: arrivals, cancels, shared beginnings, chat turns, other tenants, readers, and
+prompts that are computed ahead.
 
 After every step no page is lost; every output is what `transformers.generate` writes, or, where chance has a say, what
 the same request gets alone. Run it for as long as you like, and again with the seed of a failure:
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from parrot_workers.attention import ALWAYS
 from parrot_workers.config import EngineConfig
-from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest
+from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest, PrefillRequest
 from parrot_workers.engine.assembly import assemble
 from parrot_workers.models import LoadedModel, load_model
 
@@ -102,6 +103,8 @@ class Soak:
         """Let something happen, run a step, look at what came of it."""
         if self.rng.random() < 0.4:
             self._submit([self._request() for _ in range(self.rng.choice([1, 1, 2, 6]))])
+        if self.rng.random() < 0.2:
+            self.engine.prefill([self._beginning(number) for number in range(self.rng.randint(0, 3))])
         if self._requests and self.rng.random() < 0.05:
             self._cancel(self.rng.choice(sorted(self._requests)))
         self._look(self.engine.step())
@@ -123,6 +126,13 @@ class Soak:
         del self._requests[key]
         self._cancelled.add(key)
         self.engine.cancel([key])
+
+    def _beginning(self, number: int) -> PrefillRequest:
+        """What the prompt of one of the next requests may begin with."""
+        rng = self.rng
+        begin = rng.choice(self._contexts) if self._contexts else (65,)
+        prompt = (*begin[: rng.randint(1, 200)], *(rng.choice((65, 66)) for _ in range(rng.randint(0, 60))))
+        return PrefillRequest(key=f"r{self._num_submitted + number}", prompt=prompt, salt=rng.choice("aaab"))
 
     def _request(self) -> GenerationRequest:
         rng = self.rng

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 from parrot_workers.config import EngineConfig
-from parrot_workers.engine import EngineEvent, Failed, Finished, GenerationRequest, Started, model_runner
+from parrot_workers.engine import (
+    EngineEvent,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Prefilled,
+    PrefillRequest,
+    Started,
+    model_runner,
+)
 from parrot_workers.engine.assembly import assemble
 from parrot_workers.models import LoadedModel, forward
 
@@ -103,6 +112,72 @@ def test_tenants_share_nothing(model: LoadedModel) -> None:
     engine = assemble(model)
     run(engine, [replace(make_request(salt, _PREFIX, max_tokens=1), salt=salt) for salt in "ab"])
     assert engine.statistics().num_computed_tokens == 2 * len(_PREFIX)
+
+
+def _prefill(key: str, prompt: str, *prefixes: str) -> PrefillRequest:
+    """Some leading parts of the prompt have a name: their text."""
+    return PrefillRequest(key=key, prompt=prompt, prefix_hashes=prefixes, prefix_ends=tuple(map(len, prefixes)))
+
+
+def test_a_prompt_that_is_known_in_part_is_computed_in_part_before_it_comes(model: LoadedModel) -> None:
+    engine = assemble(model)
+    engine.prefill([_prefill("a", _PREFIX), _prefill("b", _PREFIX + "More.")])
+    assert run(engine) == [Prefilled("a"), Prefilled("b")]
+    assert engine.statistics().num_prefilled_tokens == engine.statistics().num_computed_tokens == len(_PREFIX) + 5
+    events = run(engine, [make_request("a", _PREFIX + "1", max_tokens=2), make_request("c", _PREFIX, max_tokens=2)])
+    assert Started("a", 52, 51, 51) in events
+    assert Started("c", 51, 50) in events, "it was not computed for this one"
+    assert _finished(events, "a").num_prefilled_tokens == 51
+    assert engine.statistics().num_prompt_tokens - engine.statistics().num_shared_tokens == 2
+    engine.check_integrity()
+
+
+def test_of_what_two_have_in_common_ahead_the_first_is_the_one_it_was_computed_for(model: LoadedModel) -> None:
+    engine = assemble(model)
+    engine.prefill([_prefill("a", _PREFIX), _prefill("b", _PREFIX + "More.")])
+    run(engine)
+    events = run(engine, [make_request("b", _PREFIX + "More. 1", max_tokens=2)])
+    assert Started("b", 58, 56, 5) in events
+
+
+def test_what_was_computed_ahead_can_be_pinned(model: LoadedModel) -> None:
+    engine = assemble(model, EngineConfig(cache_tokens=160))
+    engine.prefill([_prefill("a", _PREFIX, _PREFIX[:20], _PREFIX)])
+    engine.pin([_PREFIX])
+    run(engine)
+    assert engine.statistics().num_pinned_pages >= 3
+    for number in range(6):
+        run(engine, [make_request(f"other{number}", str(number) * 90, max_tokens=2)])
+    events = run(engine, [make_request("a", _PREFIX + "!", max_tokens=2)])
+    assert Started("a", 52, 48, 48) in events
+
+
+def test_a_prefill_that_cannot_be_computed_is_nobodys_failure(model: LoadedModel) -> None:
+    engine = assemble(model, EngineConfig(cache_tokens=64))
+    bad = [PrefillRequest(key="ids", prompt=(1, 10**6)), PrefillRequest(key="none", prompt=())]
+    engine.prefill([*bad, _prefill("long", "x" * 1000), _prefill("good", "abc")])
+    assert run(engine) == [Prefilled("good")]
+
+
+def test_without_sharing_nothing_is_computed_ahead(model: LoadedModel) -> None:
+    engine = assemble(model, EngineConfig(share_prefixes=False))
+    engine.prefill([_prefill("a", _PREFIX)])
+    assert not engine.has_work
+
+
+def test_an_exception_in_a_forward_ends_a_prefill(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = assemble(model)
+    engine.prefill([_prefill("a", _PREFIX), _prefill("b", "Another one.")])
+    with monkeypatch.context() as patch:
+
+        def explode(*args: Any) -> None:
+            raise RuntimeError("the device is on fire")
+
+        patch.setattr(model_runner, "forward", explode)
+        assert engine.step() == []
+    engine.check_integrity()
+    assert run(engine) == [Prefilled("b")]
+    assert _finished(run(engine, [make_request("a", _PREFIX, max_tokens=2)]), "a").num_prefilled_tokens == 0
 
 
 def test_a_pinned_prefix_outlives_the_others(model: LoadedModel) -> None:

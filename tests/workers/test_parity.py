@@ -11,7 +11,7 @@ import pytest
 import torch
 from parrot_workers.attention import ALWAYS, NEVER, CostModel
 from parrot_workers.config import EngineConfig
-from parrot_workers.engine import EngineEvent, Finished, GenerationRequest
+from parrot_workers.engine import EngineEvent, Finished, GenerationRequest, PrefillRequest
 from parrot_workers.engine.assembly import assemble
 from parrot_workers.models import LoadedModel
 
@@ -136,6 +136,41 @@ def test_tokens_that_are_read_one_step_late_are_the_same(
     """As on a GPU: the next step is launched before the tokens of this one are known."""
     engine = assemble(model(family), EngineConfig(cache_tokens=256, page_size=4), cost_model=ALWAYS, lookahead=1)
     _assert_equal(run(engine, _requests()), expected(family))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("max_step_tokens", [4, 60, 512])
+@pytest.mark.parametrize("cache_tokens", [0, 192])
+def test_prompts_that_are_computed_ahead_become_the_same_tokens(
+    model: Callable[[str], LoadedModel],
+    expected: Callable[[str], list[list[int]]],
+    family: str,
+    lookahead: int,
+    max_step_tokens: int,
+    cache_tokens: int,
+) -> None:
+    """Right beginnings, wrong ones, and some that are given up half-way; before others run, and beside them."""
+    config = EngineConfig(max_step_tokens=max_step_tokens, page_size=4, cache_tokens=cache_tokens)
+    engine = assemble(model(family), config, cost_model=ALWAYS, lookahead=lookahead)
+    ahead = [PrefillRequest(key=f"r{i}", prompt=tuple(prompt[: len(prompt) - 3])) for i, prompt in enumerate(_PROMPTS)]
+    ahead = [request for request in ahead if request.prompt]
+    engine.prefill([replace(ahead[0], prompt=(*_PROMPTS[0][:30], 1, 2, 3)), *ahead[3:5]])
+    events = [event for _ in range(3) for event in engine.step()]
+    engine.prefill(ahead[:6])
+    events += [event for _ in range(2) for event in engine.step()]
+    engine.submit(_requests(range(3)))
+    for _ in range(4):
+        events += engine.step()
+        engine.check_integrity()
+    engine.prefill(ahead[3:])
+    events += run(engine, _requests(range(3, len(_PROMPTS))))
+    engine.check_integrity()
+    check_story(events, [f"r{i}" for i in range(len(_PROMPTS))])
+    _assert_equal(events, expected(family))
+    found = [end for end in ends(events).values() if isinstance(end, Finished)]
+    assert all(end.num_prefilled_tokens <= end.num_shared_tokens for end in found)
+    assert engine.statistics().num_prefilled_tokens >= sum(end.num_prefilled_tokens for end in found) > 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
