@@ -19,7 +19,7 @@ from parrot_mq.errors import ConfigurationError, DuplicateProducer, InvalidName,
 from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, WorkerStatus, encode
 from parrot_mq.types import SessionId, TaskId, TenantId, VariableId
 from tests.coordinator.programs import ref, task
-from tests.coordinator.test_prefix_queue import _make as make_ready
+from tests.coordinator.jobs import make_ready
 
 # -- configuration ---------------------------------------------------------------------------------------------------
 

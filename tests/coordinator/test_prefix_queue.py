@@ -1,212 +1,303 @@
-"""The queue of ready generations against a model that is a plain list."""
+"""The queues of ready generations against models that are plain lists."""
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator import FairQueue, PrefixQueue, ReadyGeneration
-from parrot_mq.messages import VariableAddress
-from parrot_mq.program import prefix_hashes
-from parrot_mq.types import Sampling, SessionId, TaskId, TenantId, VariableId
+from parrot_mq.coordinator.job import Job
+from parrot_mq.coordinator.queue import DEADLINE_SLACK_S, Agenda, Lane, TenantQueue, due
+from parrot_mq.program import Standing
+from parrot_mq.types import Objective
+from tests.coordinator.jobs import LATENCY, THROUGHPUT, make_job
+
+MAX_WAIT_S = 10.0
 
 names = st.integers(0, 15).map(lambda number: f"v{number}")
-prompts = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(tuple)
+prompts = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
+standings = st.builds(
+    Standing,
+    objective=st.sampled_from([Objective(), Objective(kind="throughput"), Objective(ttft_ms=100.0)]),
+    group=st.sampled_from(["", "", "g1", "g2"]),
+    group_kind=st.sampled_from(["", "latency"]),
+    stage=st.integers(0, 2),
+)
+times = st.floats(0, 100)
 
 
-def _make(name: str, prompt: tuple[str, ...], tenant: str = "t") -> ReadyGeneration:
-    return ReadyGeneration(
-        address=VariableAddress(TenantId(tenant), SessionId("s"), VariableId(name)),
-        task=TaskId("task"),
-        model="m",
-        segments=prompt,
-        prefix_hashes=tuple(prefix_hashes(prompt)),
-        sampling=Sampling(),
-        deadline=0.0,
-    )
+def _names(jobs: list[Job]) -> list[str]:
+    return [job.generation.address.variable for job in jobs]
 
 
-def _num_shared(one: ReadyGeneration, other: ReadyGeneration) -> int:
-    """How many leading segments two prompts share."""
-    num = 0
-    for a, b in zip(one.segments, other.segments, strict=False):
-        if a != b:
-            break
-        num += 1
-    return num
+def _rank(job: Job) -> tuple[float, ...]:
+    return due(job), -job.standing.stage, job.number
 
 
-def _take(queued: list[ReadyGeneration], num_wanted: int) -> list[ReadyGeneration]:
-    """The rule, told plainly: the oldest, then whoever shares most with it, the older of equals first, and again."""
-    batch: list[ReadyGeneration] = []
-    left = list(queued)
-    while left and len(batch) < num_wanted:
-        oldest = left.pop(0)
-        group = [oldest]
-        sharers = sorted((one for one in left if _num_shared(oldest, one)), key=lambda one: -_num_shared(oldest, one))
-        group += sharers
-        group = group[: num_wanted - len(batch)]
-        batch += group
-        left = [one for one in left if one not in group]
-    return batch
+# -- agendas ---------------------------------------------------------------------------------------------------------
 
 
-class QueueModel(RuleBasedStateMachine):
-    """Holds the same generations in a list, oldest first."""
+@given(st.lists(st.tuples(names, times, st.booleans()), max_size=300))
+def test_an_agenda_knows_the_first_whatever_was_added_and_removed(steps: list[tuple[str, float, bool]]) -> None:
+    agenda = Agenda(lambda job: (job.arrived_at,))
+    model: dict[str, float] = {}
+    for name, at, is_added in steps:
+        key = f"t.s.{name}"
+        if is_added and key not in model:
+            agenda.add(make_job(name, arrived_at=at))
+            model[key] = at
+        elif not is_added:
+            agenda.remove(key)
+            model.pop(key, None)
+        first = agenda.first()
+        assert (first is None) == (not model)
+        assert first is None or (first[0][0] == min(model.values()) and model[first[1]] == first[0][0])
+        assert len(agenda) == len(model)
+        assert len(agenda._heap) <= 2 * len(model) + 65
+
+
+# -- lanes -----------------------------------------------------------------------------------------------------------
+
+
+def _belong(leader: Job, other: Job) -> int:
+    """How much another job belongs to the one that leads: 0 not at all, most if it is of the same node group."""
+    if leader.standing.group and leader.standing.group == other.standing.group:
+        return 1000
+    num_shared = 0
+    for one, two in zip(leader.prefixes, other.prefixes, strict=False):
+        num_shared += one == two
+    return num_shared
+
+
+def _next_plainly(leader: Job | None, queued: list[Job]) -> Job:
+    """The rule, told plainly: who belongs most to the leader, the one that was put in first of equals; else who is
+    due first."""
+    if leader is not None and (best := max(_belong(leader, job) for job in queued)):
+        return next(job for job in queued if _belong(leader, job) == best)
+    return min(queued, key=_rank)
+
+
+class LaneModel(RuleBasedStateMachine):
+    """Holds the same jobs in a list, in the order in which they were put in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = PrefixQueue()
-        self.model: list[ReadyGeneration] = []
+        self.lane = Lane()
+        self.model: list[Job] = []
+        self.leader: Job | None = None
 
-    @rule(name=names, prompt=prompts)
-    def add(self, name: str, prompt: tuple[str, ...]) -> None:
-        generation = _make(name, prompt)
-        if all(one.key != generation.key for one in self.model):
-            self.model.append(generation)
-        self.queue.add(generation)
+    @rule(name=names, prompt=prompts, standing=standings, place=times, expires_at=st.sampled_from([20.0, 1e9]))
+    def add(self, name: str, prompt: list[str], standing: Standing, place: float, expires_at: float) -> None:
+        job = make_job(name, prompt, standing=standing, place=place, expires_at=expires_at)
+        if job.key not in self.lane:
+            self.lane.add(job)
+            self.model.append(job)
 
     @rule(name=names)
     def remove(self, name: str) -> None:
-        key = f"t.s.{name}"
-        expected = next((one for one in self.model if one.key == key), None)
-        assert (key in self.queue) is (expected is not None)
-        assert self.queue.remove(key) is expected
-        self.model = [one for one in self.model if one is not expected]
-
-    @rule(num_wanted=st.integers(0, 6))
-    def take(self, num_wanted: int) -> None:
-        expected = _take(self.model, num_wanted)
-        assert self.queue.take(num_wanted) == expected
-        self.model = [one for one in self.model if one not in expected]
+        expected = next((job for job in self.model if job.key == f"t.s.{name}"), None)
+        assert self.lane.remove(f"t.s.{name}") is expected
+        self.model = [job for job in self.model if job is not expected]
 
     @rule()
-    def take_all(self) -> None:
-        assert {one.key for one in self.queue.take(1000)} == {one.key for one in self.model}
-        self.model = []
+    def begin_round(self) -> None:
+        self.lane.begin_round()
+        self.leader = None
+
+    @rule(num_wanted=st.integers(1, 6))
+    def take(self, num_wanted: int) -> None:
+        for _ in range(num_wanted):
+            job = self.lane.peek()
+            assert (job is None) == (not self.model)
+            if job is None:
+                return
+            assert job is _next_plainly(self.leader, self.model)
+            if self.leader is None or not _belong(self.leader, job):
+                self.leader = job
+            self.lane.take(job)
+            self.model.remove(job)
 
     @invariant()
     def agrees(self) -> None:
-        self.queue.check_integrity()
-        assert list(self.queue) == self.model
-        assert len(self.queue) == len(self.model)
+        self.lane.check_integrity()
+        assert list(self.lane) == self.model
+        assert len(self.lane) == len(self.model)
 
 
-TestQueueModel = QueueModel.TestCase
-TestQueueModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLaneModel = LaneModel.TestCase
+TestLaneModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_a_batch_is_the_oldest_and_those_that_share_most_with_it() -> None:
-    queue = PrefixQueue()
+def _take_all(lane: Lane) -> list[Job]:
+    taken = []
+    while (job := lane.peek()) is not None:
+        lane.take(job)
+        taken.append(job)
+    return taken
+
+
+def test_after_the_one_that_is_due_first_come_those_that_share_most_with_it() -> None:
+    lane = Lane()
     for name, prompt in [("old", "ab"), ("other", "xy"), ("half", "ac"), ("same", "ab"), ("longer", "abc")]:
-        queue.add(_make(name, tuple(prompt)))
-    assert [one.address.variable for one in queue.take(4)] == ["old", "same", "longer", "half"]
-    assert [one.address.variable for one in queue.take(4)] == ["other"]
+        lane.add(make_job(name, prompt))
+    assert _names(_take_all(lane)) == ["old", "same", "longer", "half", "other"]
 
 
-def test_the_oldest_is_in_the_next_batch_however_many_share_another_prefix() -> None:
-    queue = PrefixQueue()
-    queue.add(_make("popular", ("p", "1")))
-    queue.add(_make("lonely", ("l", "1")))
-    for number in range(100):
-        queue.add(_make(f"p{number}", ("p", str(number))))
-    assert queue.take(8)[0].address.variable == "popular"
-    assert queue.take(8)[0].address.variable == "lonely"
+def test_a_node_group_goes_as_a_whole_whatever_its_members_share() -> None:
+    lane = Lane()
+    member = replace(THROUGHPUT, group="t.s.sum", group_size=3)
+    for name, prompt, standing in [
+        ("map1", "a1", member),
+        ("other", "a2", THROUGHPUT),
+        ("map2", "b", member),
+        ("map3", "c", member),
+    ]:
+        lane.add(make_job(name, prompt, standing=standing))
+    assert _names(_take_all(lane)) == ["map1", "map2", "map3", "other"]
 
 
-def test_what_is_queued_already_stays_where_it_is() -> None:
-    queue = PrefixQueue()
-    generation = _make("a", ("x",))
-    queue.add(generation)
-    queue.add(_make("a", ("y",)))
-    assert queue.take(5) == [generation]
-    queue.check_integrity()
+def test_without_groups_the_order_is_that_of_arrival() -> None:
+    lane = Lane(is_grouping=False)
+    for name, prompt in [("1", "ab"), ("2", "xy"), ("3", "ab")]:
+        lane.add(make_job(name, prompt, standing=replace(LATENCY, group="g")))
+    assert _names(_take_all(lane)) == ["1", "2", "3"]
 
 
-# -- several tenants -------------------------------------------------------------------------------------------------
-
-tenants = st.sampled_from(["ann", "bob", "cid"])
-
-
-def _take_fairly(queued: dict[str, list[ReadyGeneration]], num_wanted: int) -> list[ReadyGeneration]:
-    """The rule, told plainly: each tenant in turn has an equal share of what is still to be given."""
-    batch: list[ReadyGeneration] = []
-    while queued and len(batch) < num_wanted:
-        num_left = num_wanted - len(batch)
-        tenant, generations = next(iter(queued.items()))
-        share = _take(generations, (num_left + len(queued) - 1) // len(queued))
-        batch += share
-        del queued[tenant]
-        if rest := [one for one in generations if one not in share]:
-            queued[tenant] = rest
-    return batch
+def test_equal_text_of_different_salts_does_not_belong_together() -> None:
+    lane = Lane()
+    for name, tenant in [("1", "a"), ("2", "b"), ("3", "a")]:
+        lane.add(make_job(name, "xy", tenant=tenant))
+    assert _names(_take_all(lane)) == ["1", "3", "2"]
 
 
-class FairQueueModel(RuleBasedStateMachine):
-    """Holds the generations of each tenant in a list; the tenants in the order of their turns."""
+def test_whoever_is_due_first_leads_every_round_however_many_share_another_prefix() -> None:
+    lane = Lane()
+    for number in range(5):
+        lane.add(make_job(f"hot{number}", "hot"))
+    lane.add(make_job("cold", "cold"))
+    for number in range(5, 100):
+        lane.add(make_job(f"hot{number}", "hot"))
+    for _ in range(6):
+        lane.begin_round()
+        job = lane.peek()
+        assert job is not None
+        lane.take(job)
+    assert _names([job]) == ["cold"]
+
+
+def test_of_one_session_what_is_further_from_the_end_goes_first() -> None:
+    lane = Lane()
+    for name, stage in [("near", 0), ("far", 2), ("middle", 1)]:
+        lane.add(make_job(name, name, standing=replace(LATENCY, stage=stage), place=5.0))
+    assert _names(_take_all(lane)) == ["far", "middle", "near"]
+
+
+def test_what_has_to_be_there_soon_overtakes_what_came_shortly_before() -> None:
+    lane = Lane()
+    lane.add(make_job("early", "1", arrived_at=0.0))
+    lane.add(make_job("plain", "2", arrived_at=100.0))
+    lane.add(make_job("tight", "3", arrived_at=101.0, expires_at=106.0))
+    ttft = Standing(objective=Objective(ttft_ms=200))
+    lane.add(make_job("impatient", "4", arrived_at=101.0, standing=ttft))
+    assert _names(_take_all(lane)) == ["early", "impatient", "tight", "plain"]
+    assert due(make_job("x", arrived_at=101.0, standing=ttft)) == 101.2 - DEADLINE_SLACK_S
+
+
+# -- the queue of a tenant -------------------------------------------------------------------------------------------
+
+
+class TenantQueueModel(RuleBasedStateMachine):
+    """Knows of each job whether it is urgent, and what is left of its time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = FairQueue()
-        self.model: dict[str, list[ReadyGeneration]] = {}
+        self.queue = TenantQueue(max_wait_s=MAX_WAIT_S)
+        self.jobs: dict[str, Job] = {}
+        self.now = 0.0
 
-    @rule(tenant=tenants, name=names, prompt=prompts)
-    def add(self, tenant: str, name: str, prompt: tuple[str, ...]) -> None:
-        generation = _make(name, prompt, tenant)
-        queued = self.model.setdefault(tenant, [])
-        if all(one.key != generation.key for one in queued):
-            queued.append(generation)
-        self.queue.add(generation)
+    @rule(name=names, prompt=prompts, standing=standings, time_s=st.sampled_from([1.0, 35.0, 1e6]))
+    def add(self, name: str, prompt: list[str], standing: Standing, time_s: float) -> None:
+        job = make_job(name, prompt, standing=standing, arrived_at=self.now, expires_at=self.now + time_s)
+        if job.key not in self.queue:
+            self.queue.add(job)
+            self.jobs[job.key] = job
 
-    @rule(tenant=tenants, name=names)
-    def remove(self, tenant: str, name: str) -> None:
-        key = f"{tenant}.s.{name}"
-        expected = next((one for one in self.model.get(tenant, []) if one.key == key), None)
-        assert (key in self.queue) is (expected is not None)
-        assert self.queue.remove(key) is expected
-        if expected is not None:
-            self.model[tenant].remove(expected)
-            if not self.model[tenant]:
-                del self.model[tenant]
+    @rule(name=names)
+    def remove(self, name: str) -> None:
+        assert self.queue.remove(f"t.s.{name}") is self.jobs.pop(f"t.s.{name}", None)
 
-    @rule(num_wanted=st.integers(0, 9))
-    def take(self, num_wanted: int) -> None:
-        assert self.queue.take(num_wanted) == _take_fairly(self.model, num_wanted)
+    @rule(name=names, standing=standings)
+    def judge(self, name: str, standing: Standing) -> None:
+        self.queue.judge(f"t.s.{name}", standing)
+        if (job := self.jobs.get(f"t.s.{name}")) is not None:
+            assert job.standing is standing
+
+    @rule(passed_s=st.floats(0, 12), num_wanted=st.integers(0, 5))
+    def take_round(self, passed_s: float, num_wanted: int) -> None:
+        self.now += passed_s
+        expected_late = {key for key, job in self.jobs.items() if job.expires_at <= self.now}
+        assert {job.key for job in self.queue.begin_round(self.now)} == expected_late
+        self.jobs = {key: job for key, job in self.jobs.items() if key not in expected_late}
+        for job in self.jobs.values():
+            waited_long = job.arrived_at + MAX_WAIT_S <= self.now or job.expires_at - DEADLINE_SLACK_S <= self.now
+            assert job.standing.is_urgent or job.has_aged or not waited_long
+        for _ in range(num_wanted):
+            num_urgent = sum(job.is_urgent for job in self.jobs.values())
+            urgent = self.queue.peek(only_urgent=True)
+            assert (urgent is None) == (num_urgent == 0)
+            job = self.queue.peek()
+            if job is None:
+                assert not self.jobs
+                return
+            assert urgent is None or job is urgent
+            self.queue.take(job)
+            assert self.jobs.pop(job.key) is job
 
     @invariant()
     def agrees(self) -> None:
         self.queue.check_integrity()
-        assert len(self.queue) == sum(map(len, self.model.values()))
-        assert bool(self.queue) is bool(self.model)
+        assert {job.key for job in self.queue} == self.jobs.keys()
+        assert len(self.queue) == len(self.jobs)
+        assert self.queue.num_urgent == sum(job.is_urgent for job in self.jobs.values())
 
 
-TestFairQueueModel = FairQueueModel.TestCase
-TestFairQueueModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestTenantQueueModel = TenantQueueModel.TestCase
+TestTenantQueueModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_every_tenant_is_in_the_next_batch_however_much_another_has() -> None:
-    queue = FairQueue()
-    for number in range(1000):
-        queue.add(_make(f"v{number}", ("same", str(number)), "big"))
-    for tenant in ("small", "tiny"):
-        queue.add(_make("only", ("x",), tenant))
-    assert Counter(str(one.address.tenant) for one in queue.take(10)) == {"big": 8, "small": 1, "tiny": 1}
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 200), st.lists(standings, min_size=1, max_size=5), st.booleans())
+def test_nothing_starves_however_urgent_what_comes_later_is(
+    num_before: int, later: list[Standing], is_old_session: bool
+) -> None:
+    """One place a second, and each second one more urgent job, of a session that came up to 60 s before."""
+    queue = TenantQueue(max_wait_s=MAX_WAIT_S)
+    victim = make_job("victim", "v", standing=THROUGHPUT)
+    queue.add(victim)
+    for number in range(num_before):
+        queue.add(make_job(f"before{number}", "b"))
+    for second in range(num_before + 200):
+        queue.begin_round(float(second))
+        job = queue.peek()
+        assert job is not None
+        queue.take(job)
+        if job is victim:
+            break
+        place = second - 60.0 if is_old_session else float(second)
+        name, standing = f"later{second}", later[second % len(later)]
+        queue.add(make_job(name, "b", standing=standing, arrived_at=float(second), place=place))
+    else:
+        raise AssertionError("it starved")
+    assert second <= num_before + MAX_WAIT_S + 60 + DEADLINE_SLACK_S + 1
 
 
-def test_tenants_take_turns_when_there_is_room_for_one_at_a_time() -> None:
-    queue = FairQueue()
-    for number in range(3):
-        for tenant in ("a", "b"):
-            queue.add(_make(f"v{number}", ("x",), tenant))
-    turns = [queue.take(1)[0] for _ in range(6)]
-    assert [f"{one.address.tenant}{one.address.variable}" for one in turns] == [
-        "av0",
-        "bv0",
-        "av1",
-        "bv1",
-        "av2",
-        "bv2",
-    ]
+def test_a_job_that_is_judged_again_keeps_its_time_of_arrival() -> None:
+    queue = TenantQueue(max_wait_s=MAX_WAIT_S)
+    queue.add(make_job("first", "1", standing=THROUGHPUT, arrived_at=0.0))
+    queue.add(make_job("second", "2", arrived_at=1.0))
+    assert _names([job for job in [queue.peek()] if job]) == ["second"]
+    queue.judge("t.s.first", LATENCY)
+    assert _names([job for job in [queue.peek()] if job]) == ["first"]
+    queue.judge("t.s.nobody", LATENCY)
