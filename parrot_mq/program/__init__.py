@@ -3,7 +3,7 @@
 from parrot_mq.program.call import Call
 from parrot_mq.program.function import SemanticFunction, semantic_function
 from parrot_mq.program.graph import FailedNode, Graph, Node
-from parrot_mq.program.objectives import Standing
+from parrot_mq.program.objectives import Objectives, Standing
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Output, Separator
 from parrot_mq.program.plan import MAX_PROMPT_PARTS, OutputPlan, plan_outputs
 from parrot_mq.program.prefix import chain_digests, prefix_hashes, segment_digest
@@ -24,6 +24,7 @@ __all__ = [
     "InputText",
     "MAX_PROMPT_PARTS",
     "Node",
+    "Objectives",
     "Output",
     "OutputPlan",
     "Part",

@@ -80,6 +80,22 @@ class Graph:
         """The reads that a node still waits for; empty if it is ready."""
         return tuple(variable for variable in node.reads if node.writes in self._waiting.get(variable, ()))
 
+    def num_missing(self, variable: VariableId) -> int:
+        """How many reads the unfinished node that writes a variable still waits for; found at once.
+
+        Raises:
+            KeyError: No unfinished node writes it.
+        """
+        return self._num_missing[variable]
+
+    def rank(self, variable: VariableId) -> int:
+        """The place of an unfinished node in a topological order: above all nodes that it waits for. It may change.
+
+        Raises:
+            KeyError: No unfinished node writes the variable.
+        """
+        return self._ranks[variable]
+
     def add(self, nodes: Sequence[Node], known: Container[VariableId]) -> list[Node]:
         """Add the nodes of a task, all or none.
 
