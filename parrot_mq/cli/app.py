@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from parrot_mq.cli import coordinator, demo, doctor, run, up, variables, workers
+from parrot_mq.cli import coordinator, demo, doctor, explain, graph, run, up, variables, workers
 
 __all__ = ["app", "main"]
 
@@ -33,6 +33,8 @@ app.command("coordinator")(coordinator.coordinator)
 app.command("set")(variables.set_)
 app.command("get")(variables.get)
 app.command("watch")(variables.watch)
+app.command("explain")(explain.explain)
+app.command("graph")(graph.graph)
 app.command("workers")(workers.workers)
 app.command("doctor")(doctor.doctor)
 

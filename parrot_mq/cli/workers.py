@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from parrot_mq.actors import ActorSystem
 from parrot_mq.bus import open_bus
+from parrot_mq.cli.live import keep_drawing
 from parrot_mq.cli.options import Servers, bus_config
-from parrot_mq.cli.process import run_async, stop_signal
+from parrot_mq.cli.process import run_async
 from parrot_mq.cli.stack import ask_registry
 from parrot_mq.errors import NoResponders
 from parrot_mq.messages import REGISTRY_ADDRESS, EngineReport, ServiceReport, WorkerStatus
@@ -70,20 +69,15 @@ async def _workers(servers: str, *, watch: bool, as_json: bool, interval_s: floa
 
 async def _watch(system: ActorSystem, console: Console, interval_s: float) -> None:
     before: Reading | None = None
-    with stop_signal() as stop, Live(console=console, auto_refresh=False) as live:
-        while not stop.is_set():
-            reading = await _read(system)
-            table = make_table(reading, before)
-            if console.is_terminal:
-                live.update(table, refresh=True)
-            else:
-                console.print(table)
-            before = reading
-            try:
-                async with asyncio.timeout(interval_s):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+
+    async def draw() -> Table:
+        nonlocal before
+        reading = await _read(system)
+        table = make_table(reading, before)
+        before = reading
+        return table
+
+    await keep_drawing(console, interval_s, draw)
 
 
 async def _read(system: ActorSystem) -> Reading:

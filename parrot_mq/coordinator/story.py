@@ -171,7 +171,7 @@ class OutputRecord:
         if self._stored is not None:
             return self._stored.producer if self._stored.error is None else None
         finished = self._events.get("finished")
-        return finished.worker if finished is not None else None
+        return (finished.worker or None) if finished is not None else None
 
     def _error(self) -> ErrorInfo | None:
         if self._stored is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,9 @@ from parrot_workers.engine import GenerationRequest
 from parrot_workers.testing import local_service
 from rich.console import Console
 
-from parrot_mq.cli.demo import Recorder, expected_result, find_largest, read_records
+from parrot_mq.cli.demo import Recorder, Result, expected_result, find_largest, read_records
 from parrot_mq.cli.demo.application import PEAKS, Records
-from parrot_mq.cli.demo.recorder import ORDER
-from parrot_mq.cli.demo.view import draw_graph, draw_summary
+from parrot_mq.clock import SystemClock
 from parrot_mq.errors import ConfigurationError, GenerationAborted
 from parrot_mq.messages import TaskEvent
 
@@ -90,30 +90,37 @@ LIFE = [
 
 @given(st.permutations(LIFE))
 def test_events_may_come_in_any_order(events: list[TaskEvent]) -> None:
-    recorder = Recorder()
+    recorder = Recorder("s", SystemClock())
     for event in events:
         recorder.add(event)
     assert recorder.is_complete
-    (stage, everything) = recorder.summaries()
-    assert stage.stage == "read"
-    assert (stage.num_tasks, stage.num_batches, stage.duration_s) == (1, 1, 3.0)
-    assert (everything.num_prompt_tokens, everything.num_shared_tokens, everything.num_output_tokens) == (10, 4, 3)
-
-
-def test_every_kind_of_event_has_a_mark_in_the_picture() -> None:
-    recorder = Recorder()
-    for kind in ORDER:
-        recorder.add(TaskEvent(kind=kind, task="t", variable=f"v-{kind}", function="stage"))  # type: ignore[arg-type]
-    canvas = Console(file=io.StringIO(), width=80, record=True)
-    canvas.print(draw_graph(recorder), draw_summary(recorder))
-    text = canvas.export_text()
-    assert "·○◔◑●✗✗" in text
-    assert "all" in text
+    (story,) = recorder.story().stories
+    assert (story.function, story.state, story.batch) == ("read", "finished", "b")
+    assert story.finished_at - story.ready_at == 3.0
+    assert story.usage is not None
+    usage = story.usage
+    assert (usage.num_prompt_tokens, usage.num_shared_tokens, usage.num_output_tokens) == (10, 4, 3)
 
 
 async def test_waiting_for_the_last_event_ends_with_it() -> None:
-    recorder = Recorder()
+    recorder = Recorder("s", SystemClock())
     recorder.add(LIFE[0])
     assert not await recorder.wait_complete(0.01)
     recorder.add(LIFE[-1])
     assert await recorder.wait_complete(1)
+
+
+def test_the_picture_of_a_run_is_saved_as_svg(tmp_path: Path) -> None:
+    recorder = Recorder("s", SystemClock())
+    for event in LIFE:
+        recorder.add(event)
+    Result(recorder.story(), "A 1", "A 1").save(tmp_path / "demo.svg")
+    root = ElementTree.parse(tmp_path / "demo.svg").getroot()
+    assert root.tag.endswith("svg")
+
+
+@pytest.mark.parametrize(("answer", "said"), [("A 1", "finds the same"), ("B 2", "has made a mistake")])
+def test_the_answer_is_compared_with_what_plain_python_finds(answer: str, said: str) -> None:
+    canvas = Console(file=io.StringIO(), width=100, record=True)
+    Result(Recorder("s", SystemClock()).story(), answer, "A 1").show(canvas)
+    assert said in canvas.export_text()

@@ -9,7 +9,7 @@ from tests.coordinator.service import Service, eventually, expected, running_ser
 
 
 @semantic_function
-def write(text: Input, result: Output) -> None:
+def write(text: Input, result: Output = Output()) -> None:
     """{{text}}
 
     {{result}}"""

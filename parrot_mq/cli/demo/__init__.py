@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +13,18 @@ from rich.live import Live
 from parrot_mq.bus import Delivery, Handler
 from parrot_mq.cli.demo.application import PEAKS, Records, expected_result, find_largest, read_records
 from parrot_mq.cli.demo.recorder import Recorder
-from parrot_mq.cli.demo.view import draw_graph, draw_summary
+from parrot_mq.cli.drawing import draw_stages, draw_summary, draw_svg
 from parrot_mq.cli.options import Servers, bus_config
 from parrot_mq.cli.process import run_async
 from parrot_mq.cli.stack import StackOptions
 from parrot_mq.cli.up import Model, Slots, open_stack_visibly
 from parrot_mq.client import Client
+from parrot_mq.clock import SystemClock
 from parrot_mq.errors import CodecError
-from parrot_mq.messages import TaskEvent, decode, event_subject
+from parrot_mq.messages import SessionStory, TaskEvent, decode, event_subject
 from parrot_mq.observability import configure_logging
 
-__all__ = ["Recorder", "demo", "expected_result", "find_largest", "read_records"]
+__all__ = ["Recorder", "Result", "demo", "expected_result", "find_largest", "read_records"]
 
 LAST_EVENTS_S = 2.0
 """Events may come after the last value; they get this long."""
@@ -68,14 +68,14 @@ async def _demo(file: Path, field: str, label: str, servers: str, options: Stack
 async def _run(records: Records, servers: str, console: Console) -> Result:
     """Run the application with its graph on the console."""
     console.print(f"[bold]{len(records.texts)} records[/]: which one has the largest {records.field}?")
-    recorder = Recorder()
     config = bus_config(servers, name="parrot-mq demo")
     async with Client.connect(config=config) as client, client.session(timeout_s=120) as session:
-        with Live(console=console, refresh_per_second=12, get_renderable=lambda: draw_graph(recorder)):
+        recorder = Recorder(session.name, SystemClock())
+        with Live(console=console, refresh_per_second=12, get_renderable=lambda: draw_stages(recorder.story())):
             await client.bus.subscribe(event_subject(client.tenant, session.name, "*"), _recording(recorder))
             answer = await (await find_largest(records))
             await recorder.wait_complete(LAST_EVENTS_S)
-    return Result(recorder, answer, expected_result(records))
+        return Result(recorder.story(), answer, expected_result(records))
 
 
 def _recording(recorder: Recorder) -> Handler:
@@ -92,7 +92,7 @@ def _recording(recorder: Recorder) -> Handler:
 class Result:
     """What came of a run: what the server did, what the model answered, what plain Python finds."""
 
-    recorder: Recorder
+    story: SessionStory
     answer: str
     expected: str
 
@@ -103,7 +103,7 @@ class Result:
 
     def show(self, console: Console) -> None:
         """Print the summary and the answer."""
-        console.print(draw_summary(self.recorder))
+        console.print(draw_summary(self.story))
         console.print(f"\nanswer of the model: [bold]{self.answer}[/]", highlight=False)
         if self.is_right:
             console.print("[green]plain Python finds the same[/]")
@@ -111,8 +111,5 @@ class Result:
             console.print(f"[red]plain Python finds {self.expected}[/]: the model has made a mistake")
 
     def save(self, path: Path) -> None:
-        """Save the picture as SVG."""
-        canvas = Console(record=True, file=io.StringIO(), width=92)
-        canvas.print(draw_graph(self.recorder))
-        self.show(canvas)
-        canvas.save_svg(str(path), title="parrot-mq demo")
+        """Save the graph as SVG."""
+        path.write_text(draw_svg(self.story), encoding="utf-8")
