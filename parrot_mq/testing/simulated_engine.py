@@ -105,6 +105,7 @@ class _Totals:
     num_prompt_tokens: int = 0
     num_shared_tokens: int = 0
     num_computed_tokens: int = 0
+    num_prefilled_tokens: int = 0
     num_output_tokens: int = 0
     num_steps: int = 0
     num_batched: int = 0
@@ -507,6 +508,7 @@ class SimulatedEngine:
                     self._cache.compute(node, num_tokens)
                     step.add(num_tokens, is_prefill=True)
                     ahead.num_computed += num_tokens
+                    self._totals.num_prefilled_tokens += num_tokens
             if not all(node.is_complete for node in ahead.path):
                 return
             self._events.append(Prefilled(ahead.prefill.key))
