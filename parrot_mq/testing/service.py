@@ -109,7 +109,7 @@ class SimulatedService:
         process = SimulatedProcess(
             self.connect(),
             lambda bus: open_coordinator(bus, config, self.clock),
-            name=f"coordinator-{self.num_started}",
+            name=f"coordinator-{len(self.coordinators) + 1}",
         )
         await process.start(self._group)
         self.coordinators.append(process)
