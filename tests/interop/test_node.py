@@ -193,6 +193,16 @@ async def test_events_tell_the_life_of_a_task(node: Node, client: Client, sessio
     assert events["finished"]["num_prompt_tokens"] == len("Hello ")
 
 
+async def test_a_session_is_explained(node: Node, client: Client, session: str) -> None:
+    task = PromptTask(template="Hello {{reply}}", outputs={"reply": OutputSpec(variable="reply")}, function="greet")
+    async with client.session(session) as opened:
+        await client.bus.publish_once(task_subject(TENANT, session, "greet"), encode(task))
+        await opened.variable("reply")
+    (story,) = await node.run("explain.mjs", session)
+    assert (story["variable"], story["task"], story["function"]) == ("reply", "greet", "greet")
+    assert story["state"] in ("assigned", "running", "finished")  # the coordinator may not have heard of the end yet
+
+
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
