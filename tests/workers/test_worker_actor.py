@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from parrot_workers.engine import Engine, EngineStatistics, GenerationRequest
 from parrot_workers.worker import Drain
 from structlog.testing import capture_logs
 
-from parrot_mq.bus import Delivery, MemoryBus, MemoryServer, Stored, set_variable
+from parrot_mq.bus import Delivery, MemoryBus, MemoryServer, set_variable
 from parrot_mq.errors import CapacityExhausted, ContextLengthExceeded, EngineFailure, PublishRejected, RequestTimeout
 from parrot_mq.messages import (
     COORDINATOR_STARTED,
@@ -36,6 +35,7 @@ from parrot_mq.types import Sampling
 from tests.coordinator.conftest import _short_logs
 from tests.coordinator.holding_engine import Gate, HoldingEngine
 from tests.coordinator.service import answer, eventually, expected, make_engine
+from tests.workers.refusing_bus import RefusingBus
 from tests.workers.worker_bench import address_of, fresh_server, generation, open_bench
 
 __all__ = ["_short_logs"]
@@ -429,23 +429,10 @@ async def test_when_the_engine_breaks_it_starts_again_and_says_that_it_has_nothi
         assert await bench.value("v0") == expected("HOLD 1")
 
 
-class _RefusingBus(MemoryBus):
-    """Fails to store variables, some times."""
-
-    def __init__(self, server: MemoryServer, errors: list[Exception]) -> None:
-        super().__init__(server)
-        self.errors = errors
-
-    async def publish_once(self, subject: str, payload: bytes, **kwargs: Any) -> Stored:
-        if ".var." in subject and self.errors:
-            raise self.errors.pop()
-        return await super().publish_once(subject, payload, **kwargs)
-
-
 async def test_a_result_is_kept_until_the_server_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parrot_workers.reports.RETRY_S", 0.001)
     errors: list[Exception] = [RequestTimeout(subject="x", timeout_s=1) for _ in range(5)]
-    async with open_bench(bus=_RefusingBus(fresh_server(), errors)) as bench:
+    async with open_bench(bus=RefusingBus(fresh_server(), errors)) as bench:
         await bench.assign("prompt")
         assert await bench.value("v0") == expected("prompt")
         assert bench.states == ["loading", "ready"]
@@ -453,7 +440,7 @@ async def test_a_result_is_kept_until_the_server_takes_it(monkeypatch: pytest.Mo
 
 async def test_a_result_that_the_server_refuses_is_given_back() -> None:
     errors: list[Exception] = [PublishRejected(subject="x", err_code=10, description="no room") for _ in range(2)]
-    async with open_bench(bus=_RefusingBus(fresh_server(), errors)) as bench:
+    async with open_bench(bus=RefusingBus(fresh_server(), errors)) as bench:
         await bench.assign("prompt", "FAIL")
         await eventually(lambda: len(bench.returned) == 2)
         assert {returned.reason.code for returned in bench.returned} == {"publish_rejected"}

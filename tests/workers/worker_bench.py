@@ -90,6 +90,15 @@ class Bench:
         answer: Assigned = await self.remote.ask(assign, timeout_s=5)
         return answer
 
+    def tokens(self, variable: str, said: Sequence[object] | None = None) -> list[int]:
+        """The tokens of an output as who hears the heartbeats knows them: behind a gap it knows nothing."""
+        found: list[int] = []
+        for status in self.said if said is None else said:
+            for progress in status.progress if isinstance(status, WorkerStatus) else ():
+                if progress.key == f"t.s.{variable}" and progress.begin <= len(found):
+                    found[progress.begin :] = progress.output_ids
+        return found
+
     # -- what the worker did -----------------------------------------------------------------------------------------
 
     @property
@@ -133,11 +142,9 @@ def generation(variable: str, prompt: list[int], **settings: Any) -> Generation:
         session="s",
         task="k",
         variable=variable,
-        attempt=settings.get("attempt", 1),
         prompt=prompt,
         prefix_hashes=["h"] * len(prompt),
-        sampling=settings.get("sampling", Sampling(max_tokens=10_000)),
-        deadline=settings.get("deadline", 1e12),
+        **{"attempt": 1, "sampling": Sampling(max_tokens=10_000), "deadline": 1e12, **settings},
     )
 
 
