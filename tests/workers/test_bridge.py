@@ -19,6 +19,7 @@ from parrot_workers.engine import (
     Failed,
     Finished,
     GenerationRequest,
+    Prefilled,
     PrefillRequest,
     ScriptedEngine,
     Started,
@@ -311,6 +312,100 @@ async def test_pins_come_before_the_requests_that_could_evict_what_they_keep() -
         for text in ("one", "two", "three"):
             await run(text)
         assert await run("kept") == 3
+
+
+# -- prefills --------------------------------------------------------------------------------------------------------
+
+
+class _AheadEngine(_GatedEngine):
+    """Remembers what it is told, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[list[str]] = []
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        super().submit(requests)
+        self.told.append([request.key for request in requests])
+
+    def prefill(self, requests: Sequence[PrefillRequest]) -> None:
+        self.told.append([request.key for request in requests])
+
+
+async def test_prefills_reach_the_engine_also_when_it_is_idle_and_the_newest_wins() -> None:
+    ahead = _AheadEngine()
+    async with EngineThread(lambda _: ahead) as engine:
+        engine.prefill([PrefillRequest(key="a", prompt="x")])
+        ahead.gate.release()
+        await _wait_until(lambda: ahead.told == [["a"]])
+        await engine.submit([make_request("r", "xy")])
+        await asyncio.to_thread(ahead.stepping.wait)
+        for number in range(1_000):
+            engine.prefill([PrefillRequest(key=f"b{number}", prompt="x")])
+        engine.prefill(PrefillRequest(key=key, prompt="x") for key in "cd")
+        await engine.submit([make_request("last", "xy")])
+        ahead.gate.release(9)
+        await _read_until_ended(engine.events(), 2)
+        assert ahead.told == [["a"], ["r"], ["last"], ["c", "d"]], "what has come is known before"
+    engine.prefill([])  # nobody is there any more
+
+
+async def test_what_is_computed_ahead_is_told_and_then_the_engine_rests() -> None:
+    async with EngineThread(_scripted()) as engine:
+        engine.prefill([PrefillRequest(key=key, prompt="x") for key in "ab"])
+        found: list[EngineEvent] = []
+        async for events in engine.events():
+            found += events
+            if len(found) == 2:
+                break
+        assert found == [Prefilled("a"), Prefilled("b")]
+        await _wait_until(lambda: engine.step_duration_s == 0)
+
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+class _CheckedEngine(ScriptedEngine):
+    """Counts how often it proves its rules, or breaks one."""
+
+    def __init__(self, *, is_broken: bool = False) -> None:
+        super().__init__(lambda request: request.text)
+        self._is_broken = is_broken
+        self.num_checks = 0
+
+    def check_integrity(self) -> None:
+        super().check_integrity()
+        self.num_checks += 1
+        assert not self._is_broken, "a page is lost"
+
+
+async def test_an_engine_proves_its_rules_once_after_it_had_nothing_to_do_for_a_while() -> None:
+    checked = _CheckedEngine()
+    async with EngineThread(lambda _: checked, check_after_s=0.005) as engine:
+        for number in range(1, 3):
+            await engine.submit([make_request("a")])
+            await _read_until_ended(engine.events(), 1)
+            await _wait_until(lambda num=number: checked.num_checks == num)  # type: ignore[misc]
+        engine.pin([])
+        await _wait_until(lambda: checked.num_checks == 3)
+
+
+async def test_an_engine_that_gets_work_again_does_not_stop_to_prove_its_rules() -> None:
+    checked = _CheckedEngine()
+    async with EngineThread(lambda _: checked, check_after_s=60) as engine:
+        for _ in range(100):
+            await engine.submit([make_request("a")])
+            await _read_until_ended(engine.events(), 1)
+        assert checked.num_checks == 0
+
+
+async def test_an_engine_that_has_broken_its_rules_is_told() -> None:
+    thread = EngineThread(lambda _: _CheckedEngine(is_broken=True), check_after_s=0.001)
+    async with thread as engine:
+        engine.pin([])
+        with pytest.raises(EngineFailure, match="a page is lost"):
+            async for _ in engine.events():
+                pass
 
 
 # -- starting and stopping -------------------------------------------------------------------------------------------
