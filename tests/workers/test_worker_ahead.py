@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 from parrot_workers.config import WorkerConfig
-from parrot_workers.engine import Engine, GenerationRequest, create_engine
+from parrot_workers.engine import GenerationRequest, create_engine
 from parrot_workers.tiny_model import checkpoint_path
 from parrot_workers.worker import Drain
 
@@ -139,10 +139,11 @@ async def test_who_waits_for_an_output_sets_its_pace(
 ) -> None:
     requests: list[GenerationRequest] = []
 
-    def make() -> Engine:
-        return make_engine(lambda request: requests.append(request) or "x")
+    def write(request: GenerationRequest) -> str:
+        requests.append(request)
+        return "x"
 
-    async with open_bench(make, latency_tpot_ms=latency_tpot_ms) as bench:
+    async with open_bench(lambda: make_engine(write), latency_tpot_ms=latency_tpot_ms) as bench:
         await bench.assign("prompt", objective=objective, salt="shared", output_ids=[])
         await bench.value("v0")
         assert [(each.tpot_target_s, each.salt) for each in requests] == [(target_s, "shared")]
