@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from parrot_mq.actors import ActorSystem
-from parrot_mq.bus import BusConfig, NatsBus, open_bus
+from parrot_mq.bus import BusConfig, Delivery, NatsBus, open_bus
 from parrot_mq.bus.inspection import Inspection, inspect
 from parrot_mq.bus.server import find_server_binary
 from parrot_mq.bus.streams import MIN_SERVER_VERSION, SUBJECTS, check_version
@@ -18,8 +19,8 @@ from parrot_mq.cli.options import Servers, bus_config
 from parrot_mq.cli.process import run_async
 from parrot_mq.cli.stack import ask_registry
 from parrot_mq.cli.workers import describe_worker
-from parrot_mq.errors import ParrotError, ServerStartFailed, ServerTooOld
-from parrot_mq.messages import ServiceReport
+from parrot_mq.errors import ParrotError, ServerStartFailed, ServerTooOld, TransportError
+from parrot_mq.messages import LEASE_SUBJECT, STREAM_LEASES, CoordinatorLease, ServiceReport, decode
 from parrot_mq.observability import configure_logging
 from parrot_mq.types import fresh_id
 
@@ -99,8 +100,7 @@ async def _check_service(bus: NatsBus, servers: str) -> AsyncIterator[Check]:
     yield _check_clock(inspection)
     async with ActorSystem(fresh_id("doctor"), bus=bus) as system:
         report = await ask_registry(system)
-    remedy = "start one: `parrot-mq coordinator` (or everything: `parrot-mq up`)"
-    yield Check("coordinator", report is not None, "answers" if report else "nobody answers", remedy)
+    yield _check_coordinator(report, await _read_lease(bus), inspection.clock_offset_s or 0.0)
     if report is not None:
         yield _check_workers(report)
         for worker in report.workers:
@@ -127,6 +127,30 @@ def _check_clock(inspection: Inspection) -> Check:
     offset_s = inspection.clock_offset_s or 0.0
     is_ok = abs(offset_s) <= MAX_CLOCK_OFFSET_S
     return Check("clocks", is_ok, f"the server's is {offset_s:+.3f} s off ours", "synchronise both (chrony, ntpd)")
+
+
+async def _read_lease(bus: NatsBus) -> Delivery | None:
+    """The record of who leads, unless there is none."""
+    try:
+        return await bus.newest(STREAM_LEASES, LEASE_SUBJECT)
+    except TransportError:
+        return None
+
+
+def _check_coordinator(report: ServiceReport | None, record: Delivery | None, clock_offset_s: float) -> Check:
+    remedy = "start one: `parrot-mq coordinator` (or everything: `parrot-mq up`)"
+    if report is not None:
+        return Check("coordinator", True, f"{report.coordinator or 'one'} leads")
+    if record is None:
+        return Check("coordinator", False, "nobody leads, and nobody has led before", remedy)
+    lease = decode(record.payload, CoordinatorLease)
+    age_s = max(0.0, time.time() + clock_offset_s - record.timestamp)
+    if not lease.holder:
+        return Check("coordinator", False, f"nobody leads; the last one has stopped {age_s:.0f} s ago", remedy)
+    if age_s < lease.lease_s:
+        found = f"{lease.holder} has the lead and does not answer; it may be just starting"
+        return Check("coordinator", False, found, "look again in a moment, then into its log")
+    return Check("coordinator", False, f"nobody leads; {lease.holder} was not heard of for {age_s:.0f} s", remedy)
 
 
 def _check_workers(report: ServiceReport) -> Check:

@@ -113,6 +113,8 @@ def make_table(reading: Reading, before: Reading | None = None) -> Table:
     report = reading.report
     num_ready = sum(status.state == "ready" for status in report.workers)
     title = f"{num_ready} of {len(report.workers)} workers ready, {report.num_unfinished:,} tasks unfinished"
+    if report.coordinator:
+        title += f", led by {report.coordinator}"
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in ("worker", "model", "state"):
         table.add_column(name)
