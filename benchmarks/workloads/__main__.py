@@ -15,14 +15,15 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.workloads.measure import Measurement, cases_of, measure_all
-from benchmarks.workloads.report import FigureResults, write_figure, write_json, write_plot, write_summary
-from benchmarks.workloads.scenarios import FIGURES
+from benchmarks.workloads.report import FigureResults, read_json, write_figure, write_json, write_plot, write_summary
+from benchmarks.workloads.scenarios import FIGURES, Figure
 from benchmarks.workloads.systems import SYSTEMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,16 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     all_results = _measure(options)
     if options.json:
         options.json.write_text(json.dumps([write_json(results) for results in all_results], indent=1) + "\n")
-    text = "\n\n".join([write_summary(all_results), *(write_figure(results) for results in all_results)]) + "\n"
-    print(text)
-    if options.output is None:
-        return
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "README.md").write_text("# Results\n\nWritten by `python -m benchmarks.workloads`.\n\n" + text)
+    print(_write_text(all_results))
+    if options.output is not None:
+        _write_files(all_results, options.output)
+
+
+def _write_text(all_results: Sequence[FigureResults]) -> str:
+    return "\n\n".join([write_summary(all_results), *(write_figure(results) for results in all_results)]) + "\n"
+
+
+def _write_files(all_results: Sequence[FigureResults], folder: Path) -> None:
+    """Write plots and numbers of what was measured, and the tables of all figures that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
     for results in all_results:
-        path = options.output / results.figure.name
+        path = folder / results.figure.name
         path.with_suffix(".svg").write_text(write_plot(results))
-        path.with_suffix(".json").write_text(json.dumps(write_json(results), indent=1) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(write_json(results)) + "\n")
+    paths = [path for name in FIGURES if (path := folder / f"{name}.json").exists()]
+    text = _write_text([read_json(json.loads(path.read_text())) for path in paths])
+    (folder / "README.md").write_text(f"# Results\n\nWritten by `python -m benchmarks.workloads`.\n\n{text}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -79,9 +89,14 @@ def _measure(options: argparse.Namespace) -> list[FigureResults]:
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("cases", total=len(cases))
         for one in measure_all(cases, num_processes=options.processes):
-            measured[one.case.figure].append(one)
-            progress.update(task, advance=1, description=f"{one.case.figure} {one.case.system}")
-    return [FigureResults(FIGURES[name], found) for name, found in measured.items()]
+            measured[one.figure].append(one)
+            progress.update(task, advance=1, description=f"{one.figure} {one.system}")
+    return [FigureResults(_figure(name, options.quick), found) for name, found in measured.items()]
+
+
+def _figure(name: str, is_quick: bool) -> Figure:
+    """Short points cannot be compared with what the paper has measured."""
+    return replace(FIGURES[name], published={}, seconds={}) if is_quick else FIGURES[name]
 
 
 if __name__ == "__main__":

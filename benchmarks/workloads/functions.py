@@ -7,23 +7,32 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from benchmarks.workloads.programs import Call, Read, Text, write_text
-from parrot_mq import Input, Output, SemanticVariable, semantic_function
+from parrot_mq import Input, Output, SemanticVariable, Session, semantic_function
 from parrot_mq.program import SemanticFunction
 
-__all__ = ["submit"]
+__all__ = ["make_function", "submit"]
 
 
-def submit(call: Call, values: Mapping[str, SemanticVariable | str]) -> SemanticVariable:
-    """Call it as a program does, in the session that is open; `values` are what it reads."""
+Value = SemanticVariable | str
+
+
+def submit(call: Call, values: Mapping[str, Value], session: Session) -> SemanticVariable:
+    """Call it as a program does; `values` are what it reads."""
+    function, inputs = make_function(call, values)
+    return function.using(session=session)(**inputs)
+
+
+def make_function(call: Call, values: Mapping[str, Value]) -> tuple[SemanticFunction[...], dict[str, Value]]:
+    """The function that a program would have, and what it passes in."""
     template: list[str] = []
-    inputs: dict[str, SemanticVariable | str] = {}
+    inputs: dict[str, Value] = {}
     for index, part in enumerate(call.prompt):
         if isinstance(part, Text) and not part.is_input:
             template.append(write_text(part))
             continue
         inputs[f"input_{index}"] = values[part.output] if isinstance(part, Read) else write_text(part)
         template.append(f"{{{{input_{index}}}}}")
-    return _function("".join(template), tuple(inputs), call.num_output_tokens)(**inputs)
+    return _function("".join(template), tuple(inputs), call.num_output_tokens), inputs
 
 
 @lru_cache(maxsize=256)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parrot_mq.testing.latency_model import A100_13B as _A100_13B
-from parrot_mq.testing.latency_model import A6000_7B as _A6000_7B
-from parrot_mq.testing.latency_model import LatencyModel
+from parrot_mq import testing
 
 __all__ = ["A100_13B", "A6000_7B", "PAGE_SIZE", "Hardware"]
 
@@ -24,11 +22,11 @@ class Hardware:
     """
 
     name: str
-    latency: LatencyModel
+    latency: testing.LatencyModel
     num_pages: int
 
 
-A100_13B = Hardware(name="13B on an A100", latency=_A100_13B, num_pages=4000)
+A100_13B = Hardware(name="13B on an A100", latency=testing.A100_13B, num_pages=4000)
 """4,000 blocks are Parrot's own setting for the multi-agent runs: 50 GB of keys and values."""
-A6000_7B = Hardware(name="7B on an A6000", latency=_A6000_7B, num_pages=3000)
+A6000_7B = Hardware(name="7B on an A6000", latency=testing.A6000_7B, num_pages=3000)
 """3,000 blocks are Parrot's own setting for the GPTs runs: 25 GB of keys and values."""

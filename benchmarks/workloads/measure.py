@@ -14,6 +14,7 @@ from benchmarks.workloads.ours import run_ours
 from benchmarks.workloads.results import Statistics, summarise
 from benchmarks.workloads.scenarios import FIGURES, Scenario
 from benchmarks.workloads.systems import ABLATIONS, BASELINES, OURS, SYSTEMS, A
+from parrot_mq.observability import configure_logging
 
 __all__ = ["Case", "Measurement", "cases_of", "measure_all", "run_case"]
 
@@ -40,14 +41,25 @@ class Case:
     is_quick: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What came out of a case: the metrics by kind of job, and the seconds that it took to find out."""
+    """What came out of a case.
 
-    case: Case
+    Attributes:
+        figure: Name of the figure.
+        system: Name of the system.
+        x: The point on the figure's axis.
+        delay_ms: Of the network.
+        kinds: The metrics by kind of job.
+        wall_s: Seconds that it took to find out.
+    """
+
+    figure: str
+    system: str
     x: float
+    delay_ms: float
     kinds: dict[str, Statistics]
-    wall_s: float
+    wall_s: float = 0.0
 
 
 def cases_of(figure: str, delays_ms: Sequence[float], *, is_quick: bool) -> Iterator[Case]:
@@ -64,10 +76,11 @@ def cases_of(figure: str, delays_ms: Sequence[float], *, is_quick: bool) -> Iter
 def measure_all(cases: Sequence[Case], *, num_processes: int) -> Iterator[Measurement]:
     """Run cases in some processes; yields in the order in which they end."""
     if num_processes == 1:
+        configure_logging("error")
         yield from map(run_case, cases)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_processes, context, configure_logging, ("error",)) as pool:
         for done in as_completed([pool.submit(run_case, case) for case in cases]):
             yield done.result()
 
@@ -81,7 +94,14 @@ def run_case(case: Case) -> Measurement:
     jobs = [
         run(programs, scenario, system, delay_s=case.delay_ms / 1000, num_slots=NUM_SLOTS) for programs in scenario.runs
     ]
-    return Measurement(case, scenario.x, summarise(jobs), time.perf_counter() - began_s)
+    return Measurement(
+        figure=case.figure,
+        system=case.system,
+        x=scenario.x,
+        delay_ms=case.delay_ms,
+        kinds=summarise(jobs),
+        wall_s=time.perf_counter() - began_s,
+    )
 
 
 @lru_cache(maxsize=2)

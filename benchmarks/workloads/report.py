@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.workloads.measure import Measurement
-from benchmarks.workloads.results import rounded
-from benchmarks.workloads.scenarios import Figure, Metric
+from benchmarks.workloads.results import Statistics, rounded
+from benchmarks.workloads.scenarios import FIGURES, Figure, Metric
 from benchmarks.workloads.svg import Series, draw_lines
 from benchmarks.workloads.systems import ABLATIONS, BASELINES, OURS, SYSTEMS
 
-__all__ = ["FigureResults", "write_figure", "write_json", "write_plot", "write_summary"]
+__all__ = ["FigureResults", "read_json", "write_figure", "write_json", "write_plot", "write_summary"]
 
 UNITS = {
     "jct_s": "job completion time, s",
@@ -37,7 +37,7 @@ class FigureResults:
     @property
     def delays_ms(self) -> list[float]:
         """Network delays at which it was measured."""
-        return sorted({one.case.delay_ms for one in self.measurements})
+        return sorted({one.delay_ms for one in self.measurements})
 
     @property
     def xs(self) -> list[float]:
@@ -47,13 +47,13 @@ class FigureResults:
     @property
     def systems(self) -> list[str]:
         """Names of the systems, in order."""
-        measured = {one.case.system for one in self.measurements}
+        measured = {one.system for one in self.measurements}
         return [name for name in SYSTEMS if name in measured]
 
     def value(self, system: str, x: float, delay_ms: float, kind: str, metric: Metric) -> float | None:
         """One number; None if it was not measured."""
         for one in self.measurements:
-            if (one.case.system, one.x, one.case.delay_ms) == (system, x, delay_ms) and kind in one.kinds:
+            if (one.system, one.x, one.delay_ms) == (system, x, delay_ms) and kind in one.kinds:
                 return float(getattr(one.kinds[kind], metric))
         return None
 
@@ -113,6 +113,10 @@ def _absolute(results: FigureResults, kind: str, metric: Metric, delay_ms: float
         [SYSTEMS[name].title, *(_number(results.value(name, x, delay_ms, kind, metric)) for x in results.xs)]
         for name in results.systems
     ]
+    if results.figure.seconds and (kind, metric) == results.figure.metrics[0]:
+        measured = [results.figure.seconds.get(x, (0.0, 0.0)) for x in results.xs]
+        rows.append(["the paper's baseline, measured", *(_number(baseline or None) for baseline, _ in measured)])
+        rows.append(["Parrot, measured", *(_number(parrot or None) for _, parrot in measured)])
     return _table(["", *(f"{x:g}" for x in results.xs)], rows)
 
 
@@ -162,9 +166,9 @@ def write_json(results: FigureResults) -> dict[str, Any]:
         "paper": results.figure.number,
         "measurements": [
             {
-                "system": one.case.system,
+                "system": one.system,
                 "x": one.x,
-                "delay_ms": one.case.delay_ms,
+                "delay_ms": one.delay_ms,
                 "kinds": {kind: rounded(statistics) for kind, statistics in one.kinds.items()},
             }
             for one in sorted(results.measurements, key=_order)
@@ -172,8 +176,25 @@ def write_json(results: FigureResults) -> dict[str, Any]:
     }
 
 
+def read_json(document: dict[str, Any]) -> FigureResults:
+    """What `write_json` has written."""
+    name = document["figure"]
+    measurements = [
+        Measurement(
+            figure=name,
+            system=one["system"],
+            x=one["x"],
+            delay_ms=one["delay_ms"],
+            kinds={kind: Statistics(**values) for kind, values in one["kinds"].items()},
+        )
+        for one in document["measurements"]
+        if one["system"] in SYSTEMS
+    ]
+    return FigureResults(FIGURES[name], measurements)
+
+
 def _order(one: Measurement) -> tuple[float, float, int]:
-    return one.x, one.case.delay_ms, list(SYSTEMS).index(one.case.system)
+    return one.x, one.delay_ms, list(SYSTEMS).index(one.system)
 
 
 # -- all figures ------------------------------------------------------------------------------------------------------

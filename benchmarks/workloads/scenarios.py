@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from benchmarks.workloads import applications as apps
@@ -47,6 +47,8 @@ class Figure:
         metrics: Kind of program and metric; the first one is the figure's own.
         scenarios: Its points; asked with True, few and short ones.
         published: The paper's ratio of its capped baseline to Parrot by point, for the first metric.
+        seconds: What the paper's artifact measured by point, its baseline and Parrot, in the first metric; 0 if it did
+            not.
         limit: What the first metric must not exceed for a rate to be sustained.
         published_limit_ratio: The paper's ratio of the rates that are sustained.
     """
@@ -58,6 +60,7 @@ class Figure:
     metrics: tuple[tuple[str, Metric], ...]
     scenarios: Callable[[bool], Sequence[Scenario]]
     published: dict[float, float]
+    seconds: dict[float, tuple[float, float]] = field(default_factory=dict)
     limit: float | None = None
     published_limit_ratio: float | None = None
 
@@ -206,6 +209,7 @@ FIGURES = {
             x_label="output tokens",
             metrics=(("chain", "jct_s"),),
             published={25: 1.38, 50: 1.21, 75: 1.14, 100: 1.11},
+            seconds={25: (56.3, 41.7), 50: (91.4, 76.2), 75: (133.0, 110.8), 100: (192.5, 145.8)},
             scenarios=_chains_by_output,
         ),
         Figure(
@@ -233,6 +237,7 @@ FIGURES = {
             x_label="background requests/s",
             metrics=(("chain", "jct_s"),),
             published={0: 1.21, 1: 1.19, 2: 1.31, 3: 1.79, 3.5: 2.38},
+            seconds={0: (100, 76), 1: (107, 94), 2: (126, 100), 3: (179, 104), 3.5: (302, 105)},
             scenarios=_chains_with_background,
         ),
         Figure(
@@ -242,6 +247,7 @@ FIGURES = {
             x_label="applications",
             metrics=(("chain", "jct_s"), ("chain", "makespan_s")),
             published={10: 1.38, 15: 1.52, 20: 1.63, 25: 1.68},
+            seconds={10: (112.8, 81.7), 15: (171.9, 113.3), 20: (234.7, 143.7), 25: (292.9, 174.6)},
             scenarios=_chains_at_once,
         ),
         Figure(
@@ -251,6 +257,7 @@ FIGURES = {
             x_label="output tokens",
             metrics=(("map-reduce", "jct_s"),),
             published={25: 1.70, 50: 2.04, 75: 2.22, 100: 2.37},
+            seconds={25: (12.8, 7.7), 50: (19.4, 9.9), 75: (26.8, 12.2), 100: (34.3, 14.9)},
             scenarios=_map_reduce_by_output,
         ),
         Figure(
@@ -269,6 +276,7 @@ FIGURES = {
             x_label="requests/s",
             metrics=(("gpts", "normalized_ms"), ("gpts", "normalized_p99_ms")),
             published={},
+            seconds={0.5: (57, 0), 1: (219, 32), 2: (775, 35), 4: (0, 44), 8: (0, 126), 16: (0, 376), 32: (0, 704)},
             limit=200.0,
             published_limit_ratio=12.0,
             scenarios=_gpts,
@@ -280,6 +288,7 @@ FIGURES = {
             x_label="files",
             metrics=(("multi-agent", "jct_s"),),
             published={16: 11.7},
+            seconds={4: (543, 183.9), 8: (957, 195.4), 12: (1489, 205.4), 16: (1903, 213.8)},
             scenarios=_multi_agent,
         ),
         Figure(
@@ -295,6 +304,7 @@ FIGURES = {
                 ("map-reduce", "jct_p99_s"),
             ),
             published={1: 5.5},
+            seconds={1: (827.6, 149.1)},
             scenarios=_mixed,
         ),
     )
