@@ -47,7 +47,7 @@ class Standing:
         group_kind: What is wanted of the group as a whole; as `objective` says if it is empty. A member of a `latency`
             group is `throughput` by itself, for the group is batched and not raced; and yet it goes early.
         stage: Generations on the longest way from it to one that nobody reads: 0 for that one. Of equal work of one
-            session, what is further from the end goes first. Above 4 it is rounded down to a power of two, at most 32.
+            session, what is further from the end goes first. Above 4 it is rounded down to a power of two, at most 16.
         due_at: When the first thing that is made of it has to be started, or it itself, seconds since 1970; None if
             nobody has said so.
     """

@@ -27,7 +27,7 @@ __all__ = ["MAX_HEIGHT", "Stage", "Stages", "Wish"]
 Wish = Literal["latency", "throughput"] | None
 """What was said of a variable; None if nobody said anything."""
 
-MAX_HEIGHT: Final = 32
+MAX_HEIGHT: Final = 16
 """What is further from the end counts as no further than this, so that one step more does not change a whole chain."""
 
 
@@ -222,6 +222,7 @@ class Stages:
                 del self._misplaced[variable]
                 self._place(self._places[variable])
         self._heap = None
+        self._misplaced = {}  # a new one: reading one that was large costs as much as when it was
 
     def _place(self, place: _Place) -> None:
         signature = None if place.is_awaited else place.signature
@@ -283,10 +284,10 @@ class Stages:
     def _settle_weights(self) -> None:
         """Find height and class of the stages, and of what they read, as far as anything changes."""
         while self._unweighed:
-            stage = next(iter(self._unweighed))
-            del self._unweighed[stage]
-            if stage.members:
-                self._weigh(stage)
+            unweighed, self._unweighed = self._unweighed, {}
+            for stage in unweighed:
+                if stage.members:
+                    self._weigh(stage)
 
     def _weigh(self, stage: Stage) -> None:
         height, is_urgent = self._height(stage), stage.num_urgent > 0 or self._is_wanted_soon(stage)

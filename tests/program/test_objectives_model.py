@@ -14,7 +14,7 @@ from parrot_mq.errors import DuplicateProducer, GraphCycleError
 from parrot_mq.program import Graph, Node, Objectives, Standing
 from parrot_mq.types import Objective, TaskId, VariableId
 
-MAX_STAGE = 32
+MAX_STAGE = 16
 
 variables = st.integers(0, 13).map(lambda number: VariableId(f"v{number}"))
 node_shapes = st.tuples(variables, st.lists(variables, max_size=4, unique=True))
@@ -105,7 +105,7 @@ class Rule:
 
 
 def _rough(height: int) -> int:
-    return height if height < 4 else max(power for power in (4, 8, 16, 32) if power <= height)
+    return height if height < 4 else max(power for power in (4, 8, 16) if power <= height)
 
 
 class ObjectivesModel(RuleBasedStateMachine):
