@@ -3,7 +3,6 @@
 from parrot_mq.coordinator.config import CoordinatorConfig, Mechanisms
 from parrot_mq.coordinator.coordinator import Coordinator, open_coordinator
 from parrot_mq.coordinator.leader import Candidate, LeaderConfig, open_candidate
-from parrot_mq.coordinator.placement import FairQueue, PrefixQueue
 from parrot_mq.coordinator.ready import PlannedGeneration, ReadyGeneration, plan_task
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
 from parrot_mq.coordinator.tenants import Quotas, TenantPolicy, Tenants, load_tenants
@@ -14,12 +13,10 @@ __all__ = [
     "CoordinatorConfig",
     "CoordinatorStatistics",
     "DispatcherStatistics",
-    "FairQueue",
     "LeaderConfig",
     "LeaderStatistics",
     "Mechanisms",
     "PlannedGeneration",
-    "PrefixQueue",
     "Quotas",
     "ReadyGeneration",
     "TenantPolicy",

@@ -10,6 +10,18 @@ from parrot_mq.types import check_name
 
 __all__ = ["CoordinatorConfig", "Mechanisms"]
 
+_NOT_NEGATIVE = (
+    "settle_s",
+    "model_grace_s",
+    "max_pins",
+    "max_wait_s",
+    "max_holder_wait_s",
+    "session_keep_s",
+    "session_max_lead_s",
+    "min_prefill_chars",
+    "max_prefills",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanisms:
@@ -20,6 +32,7 @@ class Mechanisms:
             Without it every generation counts as throughput, and the oldest goes first.
         prefix_groups: What shares a prefix, and what belongs to one node group, goes together.
         affinity: A worker that holds the prefix, or that ran the session before, is preferred and may be waited for.
+        costs: The worker that costs least is chosen. Without it those that have room take turns.
         prefill_ahead: Known beginnings of prompts are computed while the rest is generated.
         fairness: Tenants share by tokens and weights. Without it all count as one.
         continuation: What was generated at a worker that is lost goes to the next one.
@@ -28,6 +41,7 @@ class Mechanisms:
     objectives: bool = True
     prefix_groups: bool = True
     affinity: bool = True
+    costs: bool = True
     prefill_ahead: bool = True
     fairness: bool = True
     continuation: bool = True
@@ -49,6 +63,12 @@ class CoordinatorConfig:
         max_attempts: After so many lost attempts a generation is given up.
         max_pins: Most prefixes that a worker is told to keep for unfinished tasks; 0 tells it none.
         assign_timeout_s: How long a worker may take to say that it has a batch.
+        max_wait_s: After so long what is not urgent counts as urgent.
+        max_holder_wait_s: Longest wait for a worker that has a prefix; never longer than computing it would take.
+        session_keep_s: A session that was without work for longer comes anew, after all others.
+        session_max_lead_s: What a session submits late counts as submitted at most so much earlier.
+        min_prefill_chars: Shorter beginnings of prompts are not computed ahead.
+        max_prefills: Most beginnings that a worker has still to compute ahead.
         tenants: What each tenant may use.
         mechanisms: What the dispatchers make of what they know.
     """
@@ -64,6 +84,12 @@ class CoordinatorConfig:
     max_attempts: int = 5
     max_pins: int = 256
     assign_timeout_s: float = 5.0
+    max_wait_s: float = 10.0
+    max_holder_wait_s: float = 1.0
+    session_keep_s: float = 2.0
+    session_max_lead_s: float = 300.0
+    min_prefill_chars: int = 256
+    max_prefills: int = 8
     tenants: Tenants = field(default_factory=Tenants)
     mechanisms: Mechanisms = field(default_factory=Mechanisms)
 
@@ -72,7 +98,7 @@ class CoordinatorConfig:
         for name in ("lease_s", "session_idle_s", "assign_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
-        for name in ("settle_s", "model_grace_s", "max_pins"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("max_batch", "max_attempts"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from parrot_mq.actors import Actor, ActorRef
+from parrot_mq.actors import Actor, ActorRef, RemoteRef
 from parrot_mq.coordinator.config import CoordinatorConfig
+from parrot_mq.coordinator.dispatch_state import Batch, DispatchState, Placed, Returned
 from parrot_mq.coordinator.events import Events
-from parrot_mq.coordinator.ledger import Running, WorkerLedger
-from parrot_mq.coordinator.needs import PrefixNeeds
-from parrot_mq.coordinator.placement import FairQueue
+from parrot_mq.coordinator.job import Job
+from parrot_mq.coordinator.ledger import WorkerLedger
+from parrot_mq.coordinator.prefill_ahead import Beginning
 from parrot_mq.coordinator.protocol import (
     Dispatch,
     Done,
@@ -18,6 +20,7 @@ from parrot_mq.coordinator.protocol import (
     Expect,
     GenerationFailed,
     GiveBack,
+    Judge,
     WorkerLost,
     WorkerReport,
     tell_self,
@@ -30,17 +33,19 @@ from parrot_mq.messages import (
     Assigned,
     CancelGenerations,
     PinPrefixes,
+    Prefill,
+    PrefillAhead,
     TaskAddress,
     WorkerStatus,
     worker_address,
 )
-from parrot_mq.types import fresh_id
+from parrot_mq.types import SessionId, TaskId, TenantId, fresh_id
 
 __all__ = ["DispatcherActor"]
 
 
 class DispatcherActor(Actor):
-    """Hands out the work of one model.
+    """Hands out the work of one model. What it decides, and why, is in `DispatchState`; here it is told and heard.
 
     The ledger is ours: a slot is taken when a generation is assigned, and free when its output is set. A worker's own
     list of what it runs, in its heartbeat, corrects the ledger.
@@ -52,24 +57,29 @@ class DispatcherActor(Actor):
         self._model = model
         self._config = config
         self._events = events
-        self._queue = FairQueue()
-        self._needs = PrefixNeeds()
         self._sessions: dict[str, ActorRef] = {}
-        self._workers: dict[str, WorkerLedger] = {}
-        self._holders: dict[str, str] = {}
+        self._refs: dict[str, RemoteRef] = {}
         self._is_settled = False
         self._will_dispatch = False
+        self._alarm: asyncio.Task[object] | None = None
         self._num_batches = self._num_assigned = self._num_returned = self._num_given_up = 0
+        self._num_continued = self._num_prefills = 0
+        self.state = DispatchState(config)
+        """What it knows."""
 
     def statistics(self) -> DispatcherStatistics:
         """What it has to do, and has done since it began."""
         return DispatcherStatistics(
-            num_ready=len(self._queue),
-            num_running=len(self._holders),
+            num_ready=self.state.num_ready,
+            num_urgent=self.state.num_urgent,
+            num_expected=self.state.num_expected,
+            num_running=self.state.num_running,
             num_batches=self._num_batches,
             num_assigned=self._num_assigned,
             num_returned=self._num_returned,
+            num_continued=self._num_continued,
             num_given_up=self._num_given_up,
+            num_prefills=self._num_prefills,
         )
 
     async def on_start(self) -> None:
@@ -80,10 +90,12 @@ class DispatcherActor(Actor):
         match message:
             case Enqueue(generation=generation, session=session):
                 self._enqueue(generation, session)
-            case Expect(key=key, prefixes=prefixes):
-                self._needs.set(key, prefixes)
-            case Done(keys=keys, producer=producer):
-                await self._forget(keys, producer)
+            case Expect():
+                self.state.expect(message, self._now)
+            case Judge(standings=standings):
+                self.state.judge(standings)
+            case Done():
+                await self._forget(message)
             case WorkerReport(status=status):
                 await self._report(status)
             case WorkerLost(worker=worker):
@@ -93,96 +105,61 @@ class DispatcherActor(Actor):
             case Dispatch():
                 self._will_dispatch = False
                 self._is_settled = True
-                self._dispatch()
+                await self._dispatch()
         if not isinstance(message, Dispatch):
             self._dispatch_soon()
+
+    @property
+    def _now(self) -> float:
+        return self.context.clock.monotonic()
 
     # -- work --------------------------------------------------------------------------------------------------------
 
     def _enqueue(self, generation: ReadyGeneration, session: ActorRef) -> None:
-        key = generation.key
-        if key in self._holders:
-            return
-        self._sessions[key] = session
-        self._needs.set(key, generation.prefix_hashes)
-        for ledger in self._workers.values():
-            if key in ledger.adopted:
-                ledger.adopted.remove(key)
-                self._hold(ledger, generation)
-                return
-        self._queue.add(generation)
+        now = self._now
+        self._sessions[generation.key] = session
+        expires_at = now + generation.deadline - self.context.clock.now()
+        self.state.enqueue(generation, now=now, expires_at=expires_at)
 
-    async def _forget(self, keys: Iterable[str], producer: str) -> None:
-        unwanted: dict[str, list[str]] = {}
-        for key in keys:
+    async def _forget(self, done: Done) -> None:
+        for key in done.keys:
             self._sessions.pop(key, None)
-            self._queue.remove(key)
-            self._needs.remove(key)
-            holder = self._release(key)
-            if holder is not None and holder != producer:
-                unwanted.setdefault(holder, []).append(key)
-        for holder, keys_there in unwanted.items():
-            if (ledger := self._workers.get(holder)) is not None:
-                await ledger.ref.tell(CancelGenerations(keys=keys_there))
+        unwanted = self.state.finish(done.keys, producer=done.producer, usage=done.usage, now=self._now)
+        for worker, keys in unwanted.items():
+            await self._refs[worker].tell(CancelGenerations(keys=keys))
 
     def _take_back(self, back: GiveBack) -> None:
-        """Queue again what did not finish at a worker, or give it up after too many attempts."""
-        ledger = self._workers.get(back.worker)
-        if ledger is None:
-            return
-        ledger.is_suspended = True
-        for key in back.keys:
-            if (running := ledger.running.get(key)) is None:
-                continue
-            self._release(key)
-            self._num_returned += 1
-            generation = running.generation
-            if not back.has_started:
-                self._queue.add(generation)
-            elif generation.attempt < self._config.max_attempts:
-                self._queue.add(generation.next_attempt())
-            else:
-                self._give_up(generation, back.reason)
+        now = self._now
+        returned = self.state.take_back(back.worker, back.keys, has_started=back.has_started, now=now)
+        self._tell_returned(returned, back.reason)
 
-    def _give_up(self, generation: ReadyGeneration, reason: ParrotError) -> None:
-        attempts = generation.attempt
-        error = GenerationAborted(f"given up after {attempts} attempts: {reason.message}", num_attempts=attempts)
-        self._needs.remove(generation.key)
+    def _tell_returned(self, returned: Sequence[Returned], reason: ParrotError) -> None:
+        self._num_returned += len(returned)
+        for each in returned:
+            self._emit_returned(each, reason)
+            if not each.is_queued:
+                self._give_up(each.job, reason)
+
+    def _give_up(self, job: Job, reason: ParrotError) -> None:
         self._num_given_up += 1
-        session = self._sessions.pop(generation.key, None)
+        error = GenerationAborted(
+            f"given up after {job.num_lost} attempts: {reason.message}", num_attempts=job.num_lost
+        )
+        session = self._sessions.pop(job.key, None)
         if session is not None:
-            failed = GenerationFailed(generation.address.variable, error)
+            failed = GenerationFailed(job.generation.address.variable, error)
             self.context.run(_tell(session, failed), name="give_up")  # a session may wait for room here
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
     async def _report(self, status: WorkerStatus) -> None:
-        ledger = self._workers.get(status.worker)
-        if ledger is None:
-            ledger = WorkerLedger(status, self.context.system.remote(worker_address(status.worker), answers=Assigned))
-            self._workers[status.worker] = ledger
-            # Only now: of a worker that is known, what we have not assigned is done, and it has not noticed yet.
-            ledger.adopted.update(key for key in status.running if key not in self._holders)
-        ledger.status = status
-        ledger.is_suspended = False
-        self._adopt(ledger)
-        self._reconcile(ledger)
-        await self._pin(ledger)
-
-    def _adopt(self, ledger: WorkerLedger) -> None:
-        """Leave with a worker what it runs already."""
-        for key in ledger.status.running:
-            if (queued := self._queue.remove(key)) is not None:
-                self._hold(ledger, queued)
-                ledger.adopted.discard(key)
-        ledger.adopted.intersection_update(ledger.status.running)
-
-    def _reconcile(self, ledger: WorkerLedger) -> None:
-        """Queue again what the worker should have and says it has not: something was lost on the way."""
-        lost = ledger.find_lost(sent_before=self.context.clock.monotonic() - self._config.lease_s)
-        if lost:
-            reason = GenerationAborted(f"worker {ledger.worker!r} does not know of it", worker=ledger.worker)
-            self._take_back(GiveBack(ledger.worker, lost, reason))
+        worker = status.worker
+        if worker not in self._refs:
+            self._refs[worker] = self.context.system.remote(worker_address(worker), answers=Assigned)
+        if lost := self.state.report(status, self._now):
+            reason = GenerationAborted(f"worker {worker!r} does not know of it", worker=worker)
+            self._take_back(GiveBack(worker, lost, reason))
+        await self._pin(self.state.workers[worker])
 
     async def _pin(self, ledger: WorkerLedger) -> None:
         """Tell a worker which prefixes to keep, if it keeps any and they have changed: at most once a heartbeat."""
@@ -191,65 +168,46 @@ class DispatcherActor(Actor):
             return
         if not self._is_settled:
             return
-        hashes = self._needs.most_needed(self._config.max_pins)
+        hashes = self.state.most_needed(self._config.max_pins)
         if ledger.pinned != (pinned := frozenset(hashes)):
             ledger.pinned = pinned
-            await ledger.ref.tell(PinPrefixes(hashes=list(hashes)))
+            await self._refs[ledger.worker].tell(PinPrefixes(hashes=list(hashes)))
 
     def _lose(self, worker: str) -> None:
-        ledger = self._workers.get(worker)
-        if ledger is None:
-            return
         reason = GenerationAborted(f"worker {worker!r} was lost", worker=worker)
-        self._take_back(GiveBack(worker, tuple(ledger.running), reason))
-        del self._workers[worker]
-
-    def _hold(self, ledger: WorkerLedger, generation: ReadyGeneration) -> None:
-        ledger.running[generation.key] = Running(generation, self.context.clock.monotonic())
-        self._holders[generation.key] = ledger.worker
-
-    def _release(self, key: str) -> str | None:
-        """Free the slot of a generation; returns the worker that had it."""
-        holder = self._holders.pop(key, None)
-        if holder is not None and (ledger := self._workers.get(holder)) is not None:
-            ledger.running.pop(key, None)
-        return holder
+        self._tell_returned(self.state.lose(worker, self._now), reason)
+        self._refs.pop(worker, None)
 
     # -- batches -----------------------------------------------------------------------------------------------------
 
     def _dispatch_soon(self) -> None:
         """Dispatch after everything that is in the mailbox now, so that what came together goes together."""
-        if self._is_settled and not self._will_dispatch and self._queue:
+        if self._is_settled and not self._will_dispatch:
             self._will_dispatch = True
             tell_self(self.context, Dispatch())
 
-    def _dispatch(self) -> None:
-        while self._queue and (ledger := self._roomiest()) is not None:
-            batch = self._queue.take(min(ledger.num_free, self._config.max_batch))
-            for generation in batch:
-                self._hold(ledger, generation)
-            self._num_batches += 1
-            self._num_assigned += len(batch)
-            name = fresh_id("batch")
-            for generation in batch:
-                self._tell_assigned(generation, ledger.worker, name)
-            self.context.run(self._assign(ledger, name, batch), name=f"assign:{name}")
+    async def _dispatch(self) -> None:
+        for batch in self.state.assign(self._now):
+            self._send(batch)
+        await self._prefill_ahead()
+        self._set_alarm()
 
-    def _roomiest(self) -> WorkerLedger | None:
-        ledger = max(self._workers.values(), key=lambda each: each.num_free, default=None)
-        return ledger if ledger is not None and ledger.num_free > 0 else None
+    def _send(self, batch: Batch) -> None:
+        worker, placed = batch
+        name = fresh_id("batch")
+        self._num_batches += 1
+        self._num_assigned += len(placed)
+        self._num_continued += sum(bool(each.job.generation.output_ids) for each in placed)
+        for each in placed:
+            self._emit_assigned(each, batch=name, batch_size=len(placed))
+        generations = [each.job.generation for each in placed]
+        self.context.run(self._assign(self._refs[worker], worker, name, generations), name=f"assign:{name}")
 
-    def _tell_assigned(self, generation: ReadyGeneration, worker: str, batch: str) -> None:
-        tenant, session, variable = generation.address
-        address = TaskAddress(tenant, session, generation.task)
-        self._events.emit(address, "assigned", variable=variable, worker=worker, batch=batch)
-
-    async def _assign(self, ledger: WorkerLedger, name: str, batch: list[ReadyGeneration]) -> None:
-        worker = ledger.worker
+    async def _assign(self, ref: RemoteRef, worker: str, name: str, generations: list[ReadyGeneration]) -> None:
         try:
-            answer = await ledger.ref.ask(_to_wire(name, batch), timeout_s=self._config.assign_timeout_s)
+            answer = await ref.ask(_to_wire(name, generations), timeout_s=self._config.assign_timeout_s)
         except ParrotError as error:
-            keys = tuple(generation.key for generation in batch)
+            keys = tuple(generation.key for generation in generations)
             await self._return(GiveBack(worker, keys, error, has_started=isinstance(error, AskTimeout)))
             return
         if isinstance(answer, Assigned) and answer.refused:
@@ -260,17 +218,91 @@ class DispatcherActor(Actor):
         self.context.log.warning("batch_returned", worker=back.worker, num=len(back.keys), reason=back.reason.message)
         await self.context.ref.tell(back)
 
+    def _set_alarm(self) -> None:
+        """Dispatch again when somebody should wait no longer for a worker with its prefix."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self.state.wake_at is not None:
+            self._alarm = self.context.after(max(0.0, self.state.wake_at - self._now), Dispatch())
+
+    async def _prefill_ahead(self) -> None:
+        """Tell the workers whose plans have changed what to compute while the rest is generated."""
+        planned, changed = self.state.plan_prefills()
+        self._num_prefills += len(planned)
+        for beginning in planned:
+            self._emit_prefilling(beginning)
+        for worker, plan in changed.items():
+            await self._refs[worker].tell(_to_prefills(plan))
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _emit_assigned(self, placed: Placed, *, batch: str, batch_size: int) -> None:
+        job, placement, prefix = placed
+        generation = job.generation
+        self._events.emit(
+            _task_of(job),
+            "assigned",
+            variable=generation.address.variable,
+            worker=placement.worker,
+            batch=batch,
+            batch_size=batch_size,
+            prefix=prefix,
+            objective=job.standing.objective,
+            group=job.standing.group,
+            decision=placement.decision,
+            reason=placement.reason,
+            attempt=generation.attempt,
+            num_continued_tokens=len(generation.output_ids),
+        )
+
+    def _emit_returned(self, returned: Returned, reason: ParrotError) -> None:
+        generation, worker = returned.job.generation, returned.worker
+        self._events.emit(
+            _task_of(returned.job),
+            "returned",
+            variable=generation.address.variable,
+            worker=worker,
+            reason=reason.message,
+            attempt=returned.attempt,
+        )
+
+    def _emit_prefilling(self, beginning: Beginning) -> None:
+        tenant, session, variable = beginning.key.split(".")
+        address = TaskAddress(TenantId(tenant), SessionId(session), TaskId(""))
+        self._events.emit(address, "prefilling", variable=variable, worker=beginning.worker or "")
+
+
+def _task_of(job: Job) -> TaskAddress:
+    tenant, session, _ = job.generation.address
+    return TaskAddress(tenant, session, job.generation.task)
+
 
 async def _tell(session: ActorRef, message: object) -> None:
     with suppress(ActorStopped):
         await session.tell(message)
 
 
-def _to_wire(name: str, batch: list[ReadyGeneration]) -> Assign:
-    """List each segment once, however many generations use it."""
+def _index(index: dict[Known, int], segments: Iterable[Known]) -> list[int]:
+    """Where each segment stands in a list that has each once."""
+    return [index.setdefault(segment, len(index)) for segment in segments]
+
+
+def _to_wire(name: str, generations: list[ReadyGeneration]) -> Assign:
     index: dict[Known, int] = {}
-    generations = []
-    for ready in batch:
-        prompt = [index.setdefault(segment, len(index)) for segment in ready.segments]
-        generations.append(ready.to_wire(prompt))
-    return Assign(batch=name, segments=list(index), generations=generations)
+    wired = [generation.to_wire(_index(index, generation.segments)) for generation in generations]
+    return Assign(batch=name, segments=list(index), generations=wired)
+
+
+def _to_prefills(plan: list[Beginning]) -> PrefillAhead:
+    index: dict[Known, int] = {}
+    prefills = [
+        Prefill(
+            key=each.key,
+            prompt=_index(index, each.expect.segments),
+            prefix_hashes=list(each.expect.prefixes),
+            salt=each.expect.salt,
+        )
+        for each in plan
+    ]
+    return PrefillAhead(segments=list(index), prefills=prefills)

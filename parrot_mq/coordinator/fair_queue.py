@@ -41,7 +41,6 @@ class FairQueue:
         self._skipped: set[str] = set()  # of these queues nothing goes in this round
         self._only_urgent: set[str] = set()  # of these queues only what is urgent
         self._begun: set[str] = set()  # queues for which the round has begun
-        self._late: list[Job] = []
         self._now = 0.0
 
     def __len__(self) -> int:
@@ -97,13 +96,15 @@ class FairQueue:
         self._begun.clear()
 
     def peek(self) -> Job | None:
-        """The job whose turn it is, which stays; None if nothing can go in this round."""
+        """The job whose turn it is, which stays; None if nothing can go in this round.
+
+        What may not be started any more is dropped on the way.
+        """
         while (name := self._turns.next(self._skipped)) is not None:
             queue = self._queues[name]
             if name not in self._begun:
                 self._begun.add(name)
                 for late in queue.begin_round(self._now):
-                    self._late.append(late)
                     self._left(late)
                 if name not in self._queues:
                     continue
@@ -121,11 +122,6 @@ class FairQueue:
     def skip(self, job: Job) -> None:
         """Of the tenant of what `peek` returned nothing goes in this round that is not more urgent."""
         (self._skipped if job.is_urgent else self._only_urgent).add(self._queue_of(job.key))
-
-    def pop_late(self) -> list[Job]:
-        """The jobs whose time was over before they were started: they will not go any more."""
-        late, self._late = self._late, []
-        return late
 
     # -- what is spent -----------------------------------------------------------------------------------------------
 
@@ -153,8 +149,9 @@ class FairQueue:
         return key.partition(".")[0] if self._is_fair else ""
 
     def _left(self, job: Job) -> None:
+        """A job is not queued any more; it may have been the last one of its queue."""
         name = self._queue_of(job.key)
-        if not self._queues[name]:
+        if name in self._queues and not self._queues[name]:
             del self._queues[name]
             self._turns.deactivate(name)
 

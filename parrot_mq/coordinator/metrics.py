@@ -16,12 +16,16 @@ STATES = ("loading", "ready", "draining")
 
 _GAUGES = {
     "num_ready": ("parrot_generations_ready", "Generations that wait for a worker with room"),
+    "num_urgent": ("parrot_generations_urgent", "Of the ready ones, generations that somebody waits for"),
+    "num_expected": ("parrot_generations_expected", "Generations that wait for variables, their prompts known in part"),
     "num_running": ("parrot_generations_running", "Generations that a worker has"),
 }
 _COUNTERS = {
     "num_batches": ("parrot_batches", "Batches that were sent to workers"),
     "num_assigned": ("parrot_generations_assigned", "Generations that were sent to workers"),
     "num_returned": ("parrot_generations_returned", "Generations that came back unfinished"),
+    "num_continued": ("parrot_generations_continued", "Generations that went on after what was generated before"),
+    "num_prefills": ("parrot_prefills_ahead", "Beginnings of prompts that workers were asked to compute ahead"),
     "num_given_up": ("parrot_generations_given_up", "Generations that were given up after too many attempts"),
 }
 

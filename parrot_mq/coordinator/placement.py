@@ -1,140 +1,283 @@
-"""Which tasks go together, and where: pure, no clock, no I/O."""
+"""Which worker a job goes to: pure, no clock, no I/O.
+
+Parrot's scheduler asks `FindEngine` for the engine "that satisfies the scheduling preference with minimal negative
+impact", and leaves open how that is found. Here it is the worker with the least cost in seconds: what the job itself
+takes there, and what it takes from those that run there.
+
+Source: Parrot (OSDI'24) section 5.4, Algorithm 1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.job import Job, Size
+from parrot_mq.coordinator.load import WorkerLoad
+from parrot_mq.messages import Decision
 
-__all__ = ["FairQueue", "PrefixQueue"]
+__all__ = ["Cost", "Full", "Option", "Placement", "Placer", "Waiting", "find_cost", "has_room"]
+
+THROUGHPUT_WEIGHT = 0.2
+"""What a second of a throughput job counts, where one of a latency job counts 1."""
+LATE_WEIGHT = 4.0
+"""What a second counts by which tokens come later than somebody wants them."""
+SESSION_SHARE = 0.02
+"""Part of the cost that may be given for going where the session ran last: what it generated is there."""
+MIN_SAVED_S = 0.005
+"""For a shorter prefill nobody waits."""
+MAX_WAITERS = 16
+"""Jobs that wait for one worker: each is looked at again in every round."""
 
 
-class PrefixQueue:
-    """Ready generations in order of arrival, taken out in groups that share a prefix.
+class Cost(NamedTuple):
+    """What it costs to run a job at a worker, in seconds, as expected.
 
-    Every operation costs O(number of segments of a prompt), at any length of the queue. The oldest generation is always
-    in the next batch, so nothing starves.
-
-    Source: Parrot (OSDI'24) section 5.3, with hashes over content at every placeholder boundary.
+    Attributes:
+        wait_s: Until there is room.
+        prefill_s: Until its prompt is read, after those that came before it.
+        decode_s: Until its output is there, and what is late of it once more.
+        harm_s: How much longer those that run there take, all together: a second of a throughput job counts less.
+        weight: What a second of the job itself counts.
     """
 
-    def __init__(self) -> None:
-        self._by_key: dict[str, ReadyGeneration] = {}
-        self._by_prefix: dict[str, dict[str, None]] = {}
+    wait_s: float
+    prefill_s: float
+    decode_s: float
+    harm_s: float
+    weight: float
 
-    def __len__(self) -> int:
-        return len(self._by_key)
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return self.weight * (self.wait_s + self.prefill_s + self.decode_s) + self.harm_s
 
-    def __iter__(self) -> Iterator[ReadyGeneration]:
-        return iter(self._by_key.values())
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._by_key
+class Placement(NamedTuple):
+    """A job goes to a worker.
 
-    def add(self, generation: ReadyGeneration) -> None:
-        """Append; one that is queued already is left where it is."""
-        if generation.key in self._by_key:
-            return
-        self._by_key[generation.key] = generation
-        for prefix in generation.prefix_hashes:
-            self._by_prefix.setdefault(prefix, {})[generation.key] = None
+    Attributes:
+        reason: Why, for people.
+        num_held: Tokens of its prompt that the worker has.
+        prefix: Hash of the longest prefix that the worker has; empty if it has none.
+    """
 
-    def remove(self, key: str) -> ReadyGeneration | None:
-        """Take one out; None if it is not queued."""
-        generation = self._by_key.pop(key, None)
-        if generation is None:
-            return None
-        for prefix in generation.prefix_hashes:
-            sharers = self._by_prefix.get(prefix)
-            if sharers is None:
+    worker: str
+    decision: Decision
+    reason: str
+    num_held: int = 0
+    prefix: str = ""
+
+
+class Waiting(NamedTuple):
+    """A job had better wait for a worker that has its prefix, but not longer than `until` (monotonic seconds)."""
+
+    worker: str
+    until: float
+
+
+class Full(NamedTuple):
+    """No worker has room for a job now.
+
+    Attributes:
+        reserved: A worker that has a slot and not enough memory for it: what it has is to be left for this job, or it
+            would never have its turn among smaller ones. None if there is no such worker.
+    """
+
+    reserved: str | None = None
+
+
+class Option(NamedTuple):
+    """A worker to which a job might go.
+
+    Attributes:
+        load: What runs there.
+        num_held: Tokens of the job's prompt that it has in its cache.
+        num_in_use: Of these, tokens that something which runs there reads in every step anyway.
+    """
+
+    load: WorkerLoad
+    num_held: int = 0
+    num_in_use: int = 0
+
+
+def has_room(option: Option, job: Job, size: Size) -> bool:
+    """Whether a job can go to a worker now: a slot, memory, and nobody there who could not bear it.
+
+    A worker that has nothing takes anything. What has waited long enough goes wherever it fits.
+    """
+    return option.load.num_free > 0 and _has_memory(option, size) and _is_bearable(option, job, size)
+
+
+def _has_memory(option: Option, size: Size) -> bool:
+    load = option.load
+    num_new = size.num_prompt - option.num_in_use + size.num_output
+    return not len(load) or not load.capacity or load.num_resident + num_new <= load.capacity
+
+
+def _is_bearable(option: Option, job: Job, size: Size) -> bool:
+    """Latency work at a worker bounds what throughput work may be read in each of its steps."""
+    load = option.load
+    if job.is_latency or job.has_aged or not load.num_latency:
+        return True
+    return load.num_read + _own_read(option, size) <= load.max_read()
+
+
+def find_cost(option: Option, job: Job, size: Size, *, wait_s: float = 0.0) -> Cost:
+    """What a job costs at a worker that has room after `wait_s`."""
+    load, times, num_read = option.load, option.load.times, _own_read(option, size)
+    own_prefill_s = (size.num_prompt - option.num_held) * times.prefill_s
+    step_s = times.step_s(load.num_read + num_read)
+    prefill_s = load.num_unread * times.prefill_s + own_prefill_s
+    decode_s = size.num_output * (step_s + LATE_WEIGHT * _late_s(load, job, step_s))
+    num_together = min(load.mean_left, size.num_output)
+    slower_s = own_prefill_s + num_together * times.read_s * num_read
+    num_weighted = load.num_latency + THROUGHPUT_WEIGHT * load.num_throughput
+    harm_s = num_weighted * slower_s + _cut_s(load, job, prefill_s + decode_s)
+    return Cost(wait_s, prefill_s, decode_s, harm_s, 1.0 if job.is_latency else THROUGHPUT_WEIGHT)
+
+
+def _own_read(option: Option, size: Size) -> float:
+    """Tokens that a job adds to each step, in the mean."""
+    return size.num_prompt - option.num_in_use + size.num_output / 2
+
+
+def _late_s(load: WorkerLoad, job: Job, step_s: float) -> float:
+    """By how much each token comes later than the job, or somebody who runs there, wants it."""
+    targets = [each for each in (_tpot_s(job), load.tpot_target_s) if each is not None]
+    return max(0.0, step_s - min(targets)) if targets else 0.0
+
+
+def _cut_s(load: WorkerLoad, job: Job, duration_s: float) -> float:
+    """What throughput work loses because a latency job comes, beside which less of it can run.
+
+    Where a latency job runs already it has lost that before.
+    """
+    if not job.is_latency or load.num_latency or not load.num_throughput:
+        return 0.0
+    num_bearable = load.max_read(_tpot_s(job))
+    lost_share = max(0.0, 1.0 - num_bearable / load.num_read)
+    return THROUGHPUT_WEIGHT * load.num_throughput * lost_share * duration_s
+
+
+def _tpot_s(job: Job) -> float | None:
+    tpot_ms = job.standing.objective.tpot_ms
+    return None if tpot_ms is None else tpot_ms / 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Placer:
+    """Chooses workers.
+
+    Attributes:
+        max_wait_s: Longest wait for a worker that has a prefix.
+        uses_affinity: Whether it matters who has a prefix, or ran the session before.
+        uses_costs: Whether costs are compared; else the workers that have room take turns.
+    """
+
+    max_wait_s: float = 1.0
+    uses_affinity: bool = True
+    uses_costs: bool = True
+
+    def find(
+        self,
+        job: Job,
+        size: Size,
+        loads: Iterable[WorkerLoad],
+        held: Mapping[str, int],
+        *,
+        now: float,
+        session_worker: str | None = None,
+        num_waiting: Mapping[str, int] | None = None,
+    ) -> Placement | Waiting | Full:
+        """Where a job goes, or that it waits.
+
+        Args:
+            job: The job.
+            size: How large it is.
+            loads: The workers that take work.
+            held: Tokens of its prompt that workers have.
+            now: Monotonic seconds.
+            session_worker: Where its session ran last.
+            num_waiting: How many jobs each worker is waited for by already.
+        """
+        if not self.uses_affinity:
+            held, session_worker = {}, None
+        options = [Option(load, *self._find_shared(load, job, size, held)) for load in loads]
+        roomy = [option for option in options if has_room(option, job, size)]
+        if not roomy:
+            return Full(_find_reserved(options, size))
+        if not self.uses_costs:
+            next_one = min(roomy, key=lambda option: option.load.turn)
+            return Placement(next_one.load.worker, "least_harm", "it is its turn")
+        best, cost_s = min(
+            ((option, _rate(option, job, size, session_worker)) for option in roomy),
+            key=lambda rated: (rated[1], rated[0].load.turn),
+        )
+        waiting = self._find_better(options, best, cost_s, job, size, now=now, num_waiting=num_waiting or {})
+        if waiting is not None:
+            return waiting
+        decision, reason = _explain(best, job, size, held, session_worker)
+        prefix = job.prefixes[size.ends.index(best.num_held)].hash if best.num_held else ""
+        return Placement(best.load.worker, decision, reason, best.num_held, prefix)
+
+    def _find_shared(self, load: WorkerLoad, job: Job, size: Size, held: Mapping[str, int]) -> tuple[int, int]:
+        return (held.get(load.worker, 0), load.num_in_use(job, size)) if self.uses_affinity else (0, 0)
+
+    def _find_better(
+        self,
+        options: list[Option],
+        best: Option,
+        cost_s: float,
+        job: Job,
+        size: Size,
+        *,
+        now: float,
+        num_waiting: Mapping[str, int],
+    ) -> Waiting | None:
+        """A worker without a slot that has so much more of the prompt that it is better to wait for it.
+
+        At most as long as the prefill would take that is saved, and as the settings allow.
+        """
+        since = now if job.waits_since is None else job.waits_since
+        for option in options:
+            load, num_before = option.load, num_waiting.get(option.load.worker, 0)
+            saved_s = (option.num_held - best.num_held) * best.load.times.prefill_s
+            if load.num_free > 0 or saved_s < MIN_SAVED_S or num_before >= MAX_WAITERS:
                 continue
-            sharers.pop(key, None)
-            if not sharers:
-                del self._by_prefix[prefix]
-        return generation
-
-    def take(self, num_wanted: int) -> list[ReadyGeneration]:
-        """Take out up to `num_wanted`: the oldest, those that share most with it, then the next oldest, and so on."""
-        batch: list[ReadyGeneration] = []
-        while self._by_key and len(batch) < num_wanted:
-            oldest = next(iter(self._by_key))
-            batch.extend(self._take_group(oldest, num_wanted - len(batch)))
-        return batch
-
-    def _take_group(self, key: str, num_wanted: int) -> Iterator[ReadyGeneration]:
-        prefixes = self._by_key[key].prefix_hashes
-        yield self._pop(key)
-        num_wanted -= 1
-        for prefix in reversed(prefixes):
-            while num_wanted and (sharers := self._by_prefix.get(prefix)):
-                yield self._pop(next(iter(sharers)))
-                num_wanted -= 1
-
-    def _pop(self, key: str) -> ReadyGeneration:
-        generation = self.remove(key)
-        assert generation is not None, f"{key} is listed under a prefix but not queued"
-        return generation
-
-    def check_integrity(self) -> None:
-        """Assert that both indices tell the same."""
-        listed = {(p, k) for p, keys in self._by_prefix.items() for k in keys}
-        queued = {(p, g.key) for g in self._by_key.values() for p in g.prefix_hashes}
-        assert listed == queued, listed ^ queued
+            left_s = min(saved_s, self.max_wait_s) - (now - since)
+            wait_s = load.release_s(num_before + 1)
+            if wait_s <= left_s and find_cost(option, job, size, wait_s=wait_s).total_s < cost_s:
+                return Waiting(load.worker, now + left_s)
+        return None
 
 
-class FairQueue:
-    """Ready generations of all tenants: who has work has an equal share of every batch, however much others have.
-
-    The tenants take turns; within a tenant the order is that of a `PrefixQueue`. With one tenant it is just that.
-    """
-
-    def __init__(self) -> None:
-        self._queues: dict[str, PrefixQueue] = {}  # by tenant, in the order of their turns; none is empty
-
-    def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
-
-    def __bool__(self) -> bool:
-        return bool(self._queues)
-
-    def __contains__(self, key: str) -> bool:
-        queue = self._queues.get(_tenant_of(key))
-        return queue is not None and key in queue
-
-    def add(self, generation: ReadyGeneration) -> None:
-        """Append; one that is queued already is left where it is."""
-        self._queues.setdefault(generation.address.tenant, PrefixQueue()).add(generation)
-
-    def remove(self, key: str) -> ReadyGeneration | None:
-        """Take one out; None if it is not queued."""
-        queue = self._queues.get(tenant := _tenant_of(key))
-        if queue is None:
-            return None
-        generation = queue.remove(key)
-        if not queue:
-            del self._queues[tenant]
-        return generation
-
-    def take(self, num_wanted: int) -> list[ReadyGeneration]:
-        """Take out up to `num_wanted`: a share of the tenant whose turn it is, then of the next one, and so on."""
-        batch: list[ReadyGeneration] = []
-        while self._queues and len(batch) < num_wanted:
-            num_share = -(-(num_wanted - len(batch)) // len(self._queues))
-            tenant = next(iter(self._queues))
-            queue = self._queues.pop(tenant)
-            batch += queue.take(num_share)
-            if queue:
-                self._queues[tenant] = queue
-        return batch
-
-    def check_integrity(self) -> None:
-        """Assert that every generation is in the queue of its tenant, and no queue is empty."""
-        for tenant, queue in self._queues.items():
-            assert queue, tenant
-            assert {generation.address.tenant for generation in queue} == {tenant}
-            queue.check_integrity()
+def _rate(option: Option, job: Job, size: Size, session_worker: str | None) -> float:
+    share = SESSION_SHARE if option.load.worker == session_worker else 0.0
+    return find_cost(option, job, size).total_s * (1.0 - share)
 
 
-def _tenant_of(key: str) -> str:
-    """The first part of `tenant.session.variable`; names have no dots."""
-    return key.partition(".")[0]
+def _find_reserved(options: list[Option], size: Size) -> str | None:
+    """The worker that will soonest have enough memory, among those that have a slot."""
+    cramped = [each.load for each in options if each.load.num_free > 0 and not _has_memory(each, size)]
+    return min(cramped, key=lambda load: load.num_resident).worker if cramped else None
+
+
+def _explain(
+    option: Option, job: Job, size: Size, held: Mapping[str, int], session_worker: str | None
+) -> tuple[Decision, str]:
+    """Name the reason that tells most."""
+    load, most = option.load, max(held.values(), default=0)
+    num_members, num_done = load.num_members(job.standing.group), len(job.generation.output_ids)
+    if num_done:
+        return "continued", f"it goes on after {num_done} tokens of an earlier attempt"
+    if num_members:
+        return "group", f"{num_members} of its node group are there"
+    if most and option.num_held == most:
+        return "holder", f"about {most} of the {size.num_prompt} tokens of its prompt are there"
+    if most:
+        return "replica", f"workers that have about {most} tokens of its prompt are full or have too much to do"
+    if load.worker == session_worker:
+        return "session", "its session ran there last"
+    return "least_harm", f"it costs least there, beside {len(load)} others"

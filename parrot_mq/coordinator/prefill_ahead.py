@@ -7,11 +7,12 @@ its prompt is worth computing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from parrot_mq.coordinator.job import Prefix, measure, name_prefixes
 from parrot_mq.coordinator.protocol import Expect
+from parrot_mq.program import Standing
 
 __all__ = ["Beginning", "PrefillPlanner"]
 
@@ -104,6 +105,11 @@ class PrefillPlanner:
             self._readers.setdefault(name, {})[expect.key] = None
         self._consider(beginning)
 
+    def judge(self, key: str, standing: Standing) -> None:
+        """Something else is wanted of a generation, if it is expected."""
+        if (beginning := self._beginnings.get(key)) is not None:
+            beginning.expect = replace(beginning.expect, standing=standing)
+
     def forget(self, key: str) -> None:
         """A generation is ready, or will not come."""
         beginning = self._beginnings.pop(key, None)
@@ -128,12 +134,14 @@ class PrefillPlanner:
     def end(self, key: str, *, is_finished: bool) -> None:
         """A generation is not at a worker any more; if it is finished, nobody waits for it longer."""
         self._running.discard(key)
-        if is_finished:
-            return
         for reader in self._readers.get(key, ()):
             beginning = self._beginnings[reader]
-            beginning.unmet.add(key)
-            self._unplan(beginning)
+            if is_finished:
+                beginning.unmet.discard(key)
+                self._consider(beginning)
+            else:
+                beginning.unmet.add(key)
+                self._unplan(beginning)
 
     def compute(self, key: str, worker: str) -> Beginning | None:
         """A worker has computed a beginning. Returns it if that was planned."""
@@ -182,9 +190,12 @@ class PrefillPlanner:
         return planned
 
     def pop_changed(self) -> dict[str, list[Beginning]]:
-        """The whole plans of those workers whose plan has changed."""
+        """The whole plans of those workers whose plan has changed, what somebody waits for first."""
         changed, self._changed = self._changed, set()
-        return {worker: [self._beginnings[key] for key in self._plans[worker].keys] for worker in sorted(changed)}
+        plans = {worker: [self._beginnings[key] for key in self._plans[worker].keys] for worker in sorted(changed)}
+        return {
+            worker: sorted(plan, key=lambda each: not each.expect.standing.is_urgent) for worker, plan in plans.items()
+        }
 
     def _consider(self, beginning: Beginning) -> None:
         """See whether a beginning qualifies now."""

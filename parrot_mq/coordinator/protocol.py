@@ -156,6 +156,8 @@ class Done:
     keys: tuple[str, ...]
     producer: str = ""
     """The worker that set them; empty when it was somebody else."""
+    usage: Usage | None = None
+    """What it cost, if the worker said so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from parrot_mq.coordinator.dispatch_state import DispatchState
 from parrot_mq.coordinator.history import History
 from parrot_mq.messages import WorkerStatus
 
@@ -25,19 +26,27 @@ class DispatcherStatistics:
 
     Attributes:
         num_ready: Generations that wait for a worker with room.
+        num_urgent: Of these, generations that somebody waits for.
+        num_expected: Generations that are not ready, of whose prompts something is known.
         num_running: Generations that a worker has.
         num_batches: Batches that were sent to workers, since the dispatcher began.
         num_assigned: Generations in these.
         num_returned: Generations that came back unfinished.
+        num_continued: Of those assigned, generations that went on after what an earlier attempt had generated.
         num_given_up: Generations that were given up after too many attempts.
+        num_prefills: Beginnings of prompts that workers were asked to compute ahead.
     """
 
     num_ready: int
+    num_urgent: int = 0
+    num_expected: int = 0
     num_running: int
     num_batches: int
     num_assigned: int
     num_returned: int
+    num_continued: int = 0
     num_given_up: int
+    num_prefills: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +89,8 @@ class Board:
     """The registry's, by worker."""
     dispatchers: dict[str, Callable[[], DispatcherStatistics]] = field(default_factory=dict)
     """By model: reads what its dispatcher counts."""
+    dispatch: dict[str, DispatchState] = field(default_factory=dict)
+    """By model: what its dispatcher knows."""
     history: History = field(default_factory=History)
     """What happened in sessions."""
 

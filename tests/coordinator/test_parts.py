@@ -1,4 +1,4 @@
-"""The small parts of a coordinator: configuration, models, deadlines, what a session remembers, ledgers."""
+"""The small parts of a coordinator: configuration, models, deadlines, what a session remembers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_mq.actors import Actor, ActorSystem
-from parrot_mq.bus import Delivery, MemoryBus, MemoryServer
+from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import CoordinatorConfig
 from parrot_mq.coordinator import session_state as session_state_module
-from parrot_mq.coordinator.ledger import Running, WorkerLedger
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import ModelsChanged
 from parrot_mq.coordinator.session_state import SessionState
 from parrot_mq.coordinator.task import Deadlines, Task, read_task
 from parrot_mq.errors import ConfigurationError, DuplicateProducer, InvalidName, ModelNotServed
-from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, WorkerStatus, encode
+from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, encode
 from parrot_mq.types import SessionId, TaskId, TenantId, VariableId
 from tests.coordinator.programs import ref, task
-from tests.coordinator.jobs import make_ready
 
 # -- configuration ---------------------------------------------------------------------------------------------------
 
@@ -33,6 +31,12 @@ from tests.coordinator.jobs import make_ready
         ("settle_s", -0.5, "settle_s must not be negative, got -0.5"),
         ("model_grace_s", -1, "model_grace_s must not be negative, got -1"),
         ("max_pins", -1, "max_pins must not be negative, got -1"),
+        ("max_wait_s", -1, "max_wait_s must not be negative, got -1"),
+        ("max_holder_wait_s", -1, "max_holder_wait_s must not be negative, got -1"),
+        ("session_keep_s", -1, "session_keep_s must not be negative, got -1"),
+        ("session_max_lead_s", -1, "session_max_lead_s must not be negative, got -1"),
+        ("min_prefill_chars", -1, "min_prefill_chars must not be negative, got -1"),
+        ("max_prefills", -1, "max_prefills must not be negative, got -1"),
         ("max_batch", 0, "max_batch must be at least 1, got 0"),
         ("max_attempts", 0, "max_attempts must be at least 1, got 0"),
     ],
@@ -193,40 +197,3 @@ def test_values_that_nobody_waits_for_are_forgotten_when_they_are_many(monkeypat
         assert len(state.values) < 110
         assert state.values[VariableId("read")] == "x" * 10_000
     assert 5 < num_forgotten < 30
-
-
-# -- ledgers ---------------------------------------------------------------------------------------------------------
-
-
-async def _ledger(*running: str, num_slots: int = 4) -> WorkerLedger:
-    async with MemoryBus(MemoryServer()) as bus, ActorSystem("test", bus=bus) as system:
-        status = WorkerStatus(worker="w", model="m", state="ready", num_slots=num_slots, running=list(running))
-        return WorkerLedger(status, system.remote("w/worker"))
-
-
-async def test_a_worker_has_room_for_what_is_neither_assigned_nor_adopted() -> None:
-    ledger = await _ledger()
-    assert ledger.num_free == 4
-    ledger.running["a"] = Running(make_ready("a", ("x",)), 0.0)
-    ledger.adopted.add("b")
-    assert ledger.num_free == 2
-    ledger.is_suspended = True
-    assert ledger.num_free == 0
-
-
-@pytest.mark.parametrize("state", ["loading", "draining", "stopped"])
-async def test_a_worker_that_is_not_ready_has_no_room(state: str) -> None:
-    ledger = await _ledger()
-    ledger.status = WorkerStatus(worker="w", model="m", state=state, num_slots=4)  # type: ignore[arg-type]
-    assert ledger.num_free == 0
-
-
-async def test_lost_is_what_two_heartbeats_in_a_row_do_not_name() -> None:
-    ledger = await _ledger("here")
-    for key, since in (("here", 0.0), ("gone", 0.0), ("just-sent", 5.0)):
-        ledger.running[key] = Running(make_ready(key, ("x",)), since)
-    assert ledger.find_lost(sent_before=1.0) == ()
-    assert ledger.find_lost(sent_before=1.0) == ("gone",)
-    ledger.status = WorkerStatus(worker="w", model="m", state="ready", num_slots=4, running=["gone"])
-    assert ledger.find_lost(sent_before=1.0) == ()
-    assert ledger.find_lost(sent_before=1.0) == ("here",)

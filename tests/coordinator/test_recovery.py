@@ -238,7 +238,7 @@ async def test_a_session_that_fails_anywhere_loses_no_task(monkeypatch: pytest.M
         assert await service.dead() == []
 
 
-@pytest.mark.parametrize("method", ["_enqueue", "_forget", "_report", "_dispatch", "_hold"])
+@pytest.mark.parametrize("method", ["_enqueue", "_forget", "_report", "_dispatch", "_send"])
 async def test_a_dispatcher_that_fails_gets_its_work_again(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     gate = Gate()
     async with running_service(workers=()) as service, program(service) as run:
@@ -249,7 +249,7 @@ async def test_a_dispatcher_that_fails_gets_its_work_again(monkeypatch: pytest.M
         raised = _fail_once(monkeypatch, DispatcherActor, method, lambda *_: True)
         await run.run("one more{{out}}", writes="more")
         await eventually(lambda: "ready" in service.kinds("more"))
-        await eventually(lambda: bool(raised) or method in ("_forget", "_hold"))
+        await eventually(lambda: bool(raised) or method in ("_forget", "_send"))
         gate.open()
         for i in range(10):
             assert await run.get(f"v{i}") == expected(f"HOLD {i}")
