@@ -13,12 +13,15 @@ from parrot_mq.errors import ConfigurationError
 
 __all__ = ["NetworkConditions", "SimulatedNetwork"]
 
+_RELIABLE = (*SUBJECTS.values(), "pmq.*.set.>")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConditions:
     """How bad a network is.
 
-    Facts are never lost, whatever is said here: they are stored, and fetched again.
+    Facts, and the server's word that they are stored, are not lost by chance: they are stored, and fetched again when a
+    connection was cut. What is between processes is: tokens, events, requests, assignments, heartbeats.
 
     Attributes:
         delay_s: Seconds that every message takes one way.
@@ -68,7 +71,7 @@ class SimulatedNetwork:
         conditions = self.conditions
         if self.is_calm or not (conditions.drop or conditions.duplicate):
             return (0.0,)
-        if any(matches(pattern, message.subject) for pattern in SUBJECTS.values()):
+        if any(matches(pattern, message.subject) for pattern in _RELIABLE):
             return (0.0,)
         if self._rng.random() < conditions.drop:
             return ()

@@ -1,0 +1,30 @@
+"""Whatever dies and whatever is lost: every accepted task ends exactly once, in a value or an error."""
+
+from __future__ import annotations
+
+import pytest
+
+from parrot_mq.testing import run_simulation
+from tests.simulation.world import checked_structures, open_world
+
+NUM_SEEDS = 200
+
+
+@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+def test_every_task_ends_once(seed: int) -> None:
+    """Workers and coordinators die, links are cut, messages are lost and doubled, tasks are cancelled and too late."""
+    happened: list[str] = []
+
+    async def main() -> None:
+        async with open_world(seed) as world:
+            world.happened = happened
+            await world.run()
+
+    with checked_structures() as errors:
+        try:
+            run_simulation(main, seed=seed, limit_s=1_000)
+        except BaseException as error:
+            error.add_note("what happened:\n" + "\n".join(happened))
+            error.add_note(f"run it alone: pytest 'tests/simulation/test_chaos.py::test_every_task_ends_once[{seed}]'")
+            raise
+    assert not errors, errors[:3]

@@ -1,0 +1,266 @@
+"""A service to which bad things happen, by a seed, and what has to hold of it all the time and in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+from parrot_mq.actors import Actor
+from parrot_mq.coordinator import CoordinatorConfig
+from parrot_mq.coordinator.dispatcher import DispatcherActor
+from parrot_mq.coordinator.session import SessionActor
+from parrot_mq.errors import ConnectionClosed
+from parrot_mq.messages import STREAM_DEAD, STREAM_TASKS, STREAM_VARS, decode_value, variable_subject
+from parrot_mq.tasks import task_group
+from parrot_mq.testing import (
+    LatencyModel,
+    NetworkConditions,
+    SimulatedService,
+    SimulatedWorkerConfig,
+    simulated_service,
+)
+from tests.simulation.programs import RandomProgram, Written, answer, describe, outcome_of
+
+__all__ = ["World", "checked_structures", "open_world"]
+
+FAST = LatencyModel(base_s=0.016, read_s=2e-6, prefill_s=2e-4)
+PATIENT = CoordinatorConfig(settle_s=0.1, model_grace_s=600.0, max_attempts=100)
+"""No model and no generation is given up, however often workers are lost."""
+CHAOS_S = 12.0
+LONGEST_S = 300.0
+"""Longer than any program may take from the moment on at which nothing more happens to it."""
+
+
+@dataclass(slots=True)
+class World:
+    """One service, and the programs that run on it."""
+
+    service: SimulatedService
+    rng: random.Random
+    programs: list[RandomProgram] = field(default_factory=list)
+    happened: list[str] = field(default_factory=list)
+    """What was done to the service, in order."""
+    num_workers: int = 0
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Let programs run and bad things happen; returns when all programs have ended."""
+        async with task_group() as group:
+            group.create_task(self._be_bad(), name="chaos")
+            for program in self.programs:
+                group.create_task(self._run(program), name=f"program-{program.session.name}")
+
+    async def _run(self, program: RandomProgram) -> None:
+        await program.run()
+        async with asyncio.timeout(LONGEST_S), task_group() as group:
+            for written in program.written:
+                group.create_task(self._check_outcome(written), name=f"wait-{written.variable.id}")
+
+    async def _check_outcome(self, written: Written) -> None:
+        outcome = await outcome_of(written)
+        end = describe(outcome)
+        assert end in written.may_end, f"{written.variable!r} ended as {outcome!r}; it may end as {written.may_end}"
+        assert outcome == written.text or not isinstance(outcome, str), f"{written.variable!r} holds another text"
+        session = written.variable.session
+        stored = self.service.server.streams[STREAM_VARS].last(
+            variable_subject(session.tenant, session.name, written.variable.id)
+        )
+        assert stored is not None, f"{written.variable!r} ended for its reader only"
+        value = decode_value(stored.payload, stored.headers)
+        assert isinstance(value, str) == isinstance(outcome, str)
+
+    async def _be_bad(self) -> None:
+        deeds = [
+            self._kill_worker,
+            self._drain_worker,
+            self._pause_worker,
+            self._cut_link,
+            self._kill_coordinator,
+            self._take_over,
+        ]
+        for _ in range(self.rng.randint(1, 6)):
+            await asyncio.sleep(self.rng.uniform(0, CHAOS_S / 3))
+            await self.rng.choice(deeds)()
+        await self._heal()
+
+    async def add_worker(self) -> None:
+        """One more worker, small enough to be short of pages at times."""
+        self.num_workers += 1
+        config = SimulatedWorkerConfig(
+            worker_id=f"worker-{self.num_workers}",
+            latency=FAST,
+            num_slots=self.rng.choice([2, 4, 8]),
+            capacity_tokens=self.rng.choice([800, 2_000, 10_000]),
+            max_step_tokens=self.rng.choice([32, 256]),
+            prefix_cache=self.rng.random() < 0.9,
+            heartbeat_s=self.rng.choice([0.3, 1.0]),
+            drain_s=self.rng.choice([0.1, 5.0]),
+        )
+        await self.service.start_worker(config, answer=answer)
+
+    async def _kill_worker(self) -> None:
+        if worker := self._some_worker():
+            self._note(f"kill {worker}")
+            await self.service.workers[worker].kill()
+            await asyncio.sleep(self.rng.uniform(0, 4))
+            await self.add_worker()
+
+    async def _drain_worker(self) -> None:
+        if worker := self._some_worker():
+            self._note(f"drain {worker}")
+            process = self.service.workers[worker]
+            process.thing.resume()
+            await process.thing.drain()
+            await process.stop()
+            await self.add_worker()
+
+    async def _pause_worker(self) -> None:
+        if worker := self._some_worker():
+            self._note(f"pause {worker}")
+            self.service.workers[worker].thing.pause()
+            await asyncio.sleep(self.rng.uniform(0.1, 6))
+            self.service.workers[worker].thing.resume()
+
+    async def _cut_link(self) -> None:
+        running = [each for each in [*self.service.workers.values(), *self.service.coordinators] if each.is_running]
+        links = [each.bus.link for each in running] + [program.link for program in self.programs]
+        self._note("cut a link")
+        link = self.rng.choice(links)
+        link.cut()
+        await asyncio.sleep(self.rng.uniform(0.05, 5))
+        link.mend()
+
+    async def _kill_coordinator(self) -> None:
+        self._note("kill the coordinator")
+        await self.service.coordinators[-1].kill()
+        await asyncio.sleep(self.rng.uniform(0, 3))
+        await self.service.start_coordinator(PATIENT)
+
+    async def _take_over(self) -> None:
+        self._note("take over")
+        former = self.service.coordinators[-1]
+        await self.service.start_coordinator(PATIENT)
+        if self.rng.random() < 0.5:
+            await former.kill()
+        else:
+            await former.stop()
+
+    async def _heal(self) -> None:
+        self._note("no more harm")
+        if not self._some_worker():
+            await self.add_worker()
+
+    def _some_worker(self) -> str:
+        """A worker that runs; empty if none does."""
+        running = [name for name, process in self.service.workers.items() if process.is_running]
+        return self.rng.choice(running) if running else ""
+
+    def _note(self, what: str) -> None:
+        self.happened.append(f"{self.service.clock.monotonic():.3f} s: {what}")
+
+    # -- what holds --------------------------------------------------------------------------------------------------
+
+    async def check_end(self) -> None:
+        """Everything that was accepted has ended; nobody keeps anything of it."""
+        streams = self.service.server.streams
+        async with asyncio.timeout(60):
+            while streams[STREAM_TASKS].holds("pmq.*.task.>") or any(self._engines_at_work()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert not streams[STREAM_DEAD].holds("pmq.*.dead.>"), "no task was given up"
+        for process in self.service.workers.values():
+            assert process.thing.num_failures == 0
+            process.thing.engine.check_integrity()
+
+    def _engines_at_work(self) -> Iterator[bool]:
+        for process in self.service.workers.values():
+            if process.is_running:
+                yield process.thing.engine.num_running + process.thing.engine.num_waiting > 0
+
+
+@asynccontextmanager
+async def open_world(seed: int) -> AsyncIterator[World]:
+    """A world with one to three workers and one to four programs of one to three tenants."""
+    rng = random.Random(seed)
+    network = NetworkConditions(
+        delay_s=rng.choice([0.0, 0.001, 0.05]),
+        jitter_s=rng.choice([0.0, 0.01]),
+        drop=rng.choice([0.0, 0.0, 0.02, 0.1]),
+        duplicate=rng.choice([0.0, 0.0, 0.02, 0.1]),
+    )
+    async with simulated_service(seed=seed, network=network, coordinator=PATIENT, workers=[]) as service:
+        service.network.is_calm = True
+        world = World(service, rng)
+        for _ in range(rng.randint(1, 3)):
+            await world.add_worker()
+        tenants = [f"tenant-{number}" for number in range(rng.randint(1, 3))]
+        sessions = [(rng.choice(tenants), f"session-{number}") for number in range(rng.randint(1, 4))]
+        async with _sessions(world, sessions):
+            service.network.is_calm = False
+            yield world
+            await world.check_end()
+
+
+@asynccontextmanager
+async def _sessions(world: World, sessions: list[tuple[str, str]]) -> AsyncIterator[None]:
+    if not sessions:
+        yield
+        return
+    (tenant, name), *others = sessions
+    bus = world.service.connect()
+    from parrot_mq.client import Client
+
+    async with bus, Client(bus, tenant=tenant).session(name) as session:
+        rng = random.Random(world.rng.random())
+        world.programs.append(RandomProgram(session, rng, rng.randint(3, 12), link=bus.link))
+        async with _sessions(world, others):
+            yield
+
+
+@contextmanager
+def checked_structures() -> Iterator[list[str]]:
+    """Within the block, dispatchers and sessions are checked after every message; gives the errors in the log."""
+    errors: list[str] = []
+
+    def note_error(_: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        given = event.pop("exc_info", None)
+        error = given if isinstance(given, BaseException) else sys.exc_info()[1]
+        if method in ("error", "critical", "exception") and not isinstance(error, ConnectionClosed):  # who was killed
+            errors.append(f"{event} {''.join(traceback.format_exception(error))}")
+        raise structlog.DropEvent
+
+    former = structlog.get_config()
+    structlog.configure(processors=[note_error], cache_logger_on_first_use=False)
+    try:
+        with _checked(DispatcherActor), _checked(SessionActor):
+            yield errors
+    finally:
+        structlog.configure(**former)
+
+
+def _checked(actor: type[Actor]) -> Any:
+    receive: Callable[[Any, object], Any] = actor.receive
+
+    async def receive_and_check(self: Actor, message: object) -> object:
+        answer = await receive(self, message)
+        _check(self)
+        return answer
+
+    return patch.object(actor, "receive", receive_and_check)
+
+
+def _check(thing: object, depth: int = 2) -> None:
+    for value in vars(thing).values():
+        if (check := getattr(value, "check_integrity", None)) is not None:
+            check()
+        elif depth and type(value).__module__.startswith("parrot_mq.coordinator") and hasattr(value, "__dict__"):
+            _check(value, depth - 1)
