@@ -231,7 +231,6 @@ class CoordinatorActor(Actor):
             tell_self(self.context, DispatcherRestarted(model))
         dispatcher = DispatcherActor(model, config=self._config, events=self._events)
         self._board.dispatchers[model] = dispatcher.statistics
-        self._board.dispatch[model] = dispatcher.state
         return dispatcher
 
 

@@ -14,7 +14,7 @@ from parrot_mq.coordinator.ready import ReadyGeneration
 from parrot_mq.coordinator.session_state import Assignment, SessionState
 from parrot_mq.coordinator.task import Refusal, Task, read_task
 from parrot_mq.errors import CodecError, DeadlineExceeded, DuplicateProducer, InputFailed, ParrotError, TaskCancelled
-from parrot_mq.messages import ErrorInfo, TaskAddress, Value, VariableAddress
+from parrot_mq.messages import ErrorInfo, TaskAddress, Usage, Value, VariableAddress
 from parrot_mq.program import Node
 from parrot_mq.types import VariableId
 
@@ -139,17 +139,17 @@ class GraphExecutor:
 
     # -- variables ---------------------------------------------------------------------------------------------------
 
-    async def store(self, variable: VariableId, value: Value, producer: str) -> None:
+    async def store(self, variable: VariableId, value: Value, producer: str, usage: Usage | None = None) -> None:
         """A variable is set, or has failed."""
-        await self._store(variable, value, producer)
+        await self._store(variable, value, producer, usage)
         self._forget_values()
 
-    async def _store(self, variable: VariableId, value: Value, producer: str = "") -> None:
+    async def _store(self, variable: VariableId, value: Value, producer: str = "", usage: Usage | None = None) -> None:
         state = self.state
         if variable in state.values:
             return
         state.store(variable, value)
-        await self._settle_output(variable, value, producer)
+        await self._settle_output(variable, value, producer, usage)
         if isinstance(value, ErrorInfo):
             await self._spread(variable, value)
         else:
@@ -158,7 +158,7 @@ class GraphExecutor:
             for node in state.graph.consumers(variable):
                 await self._expectations.extend(node.writes, state.values)
 
-    async def _settle_output(self, variable: VariableId, value: Value, producer: str) -> None:
+    async def _settle_output(self, variable: VariableId, value: Value, producer: str, usage: Usage | None) -> None:
         state = self.state
         task = state.writers.pop(variable, None)
         if task is None:
@@ -169,7 +169,7 @@ class GraphExecutor:
         state.homeless.pop(variable, None)
         await self._expectations.withdraw([variable])
         if (assignment := state.enqueued.pop(variable, None)) is not None:
-            await assignment.dispatcher.tell(Done((assignment.key,), producer))
+            await assignment.dispatcher.tell(Done((assignment.key,), producer, usage))
         task.unset.discard(variable)
         if not task.unset:
             state.leave(task)

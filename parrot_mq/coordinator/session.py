@@ -114,7 +114,7 @@ class SessionActor(Actor):
         if stored.sequence > self._purged_up_to:
             address = VariableAddress(*self._key, stored.variable)
             self._events.stored(address, stored.value, producer=stored.producer, usage=stored.usage)
-            await self._executor.store(stored.variable, stored.value, stored.producer)
+            await self._executor.store(stored.variable, stored.value, stored.producer, stored.usage)
 
     # -- deadlines ---------------------------------------------------------------------------------------------------
 

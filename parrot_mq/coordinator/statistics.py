@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from parrot_mq.coordinator.dispatch_state import DispatchState
 from parrot_mq.coordinator.history import History
 from parrot_mq.messages import WorkerStatus
 
@@ -89,8 +88,6 @@ class Board:
     """The registry's, by worker."""
     dispatchers: dict[str, Callable[[], DispatcherStatistics]] = field(default_factory=dict)
     """By model: reads what its dispatcher counts."""
-    dispatch: dict[str, DispatchState] = field(default_factory=dict)
-    """By model: what its dispatcher knows."""
     history: History = field(default_factory=History)
     """What happened in sessions."""
 
