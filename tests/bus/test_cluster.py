@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.messages.subjects import STREAM_TASKS, STREAM_VARS, session_subjects, task_subject, variable_subject
+from tests.bus.clusters import running_cluster
 from tests.bus.worlds import Mailbox, eventually
 
 NUM_FACTS = 2000
@@ -19,16 +18,7 @@ NUM_FACTS = 2000
 @pytest.fixture
 async def cluster() -> AsyncIterator[list[NatsServer]]:
     """Three servers that know each other."""
-    ports = _free_ports(3)
-    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
-    async with AsyncExitStack() as stack:
-        servers = []
-        for index, port in enumerate(ports):
-            lines = [
-                f"server_name: n{index}",
-                f'cluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}',
-            ]
-            servers.append(await stack.enter_async_context(NatsServer(extra_config=lines)))
+    async with running_cluster() as servers:
         yield servers
 
 
@@ -68,11 +58,3 @@ async def test_nothing_is_lost_when_the_leader_is_killed(cluster: list[NatsServe
         for delivery in tasks.deliveries:
             await reader.acknowledge(delivery)
         await eventually(lambda: bus.is_empty(STREAM_TASKS, session_subjects("t", "s", "task")))
-
-
-def _free_ports(num_ports: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num_ports)]
-    ports = [int(taken.getsockname()[1]) for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
