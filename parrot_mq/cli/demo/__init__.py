@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -112,4 +113,5 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Save the graph as SVG."""
-        path.write_text(draw_svg(self.story), encoding="utf-8")
+        titled = msgspec.structs.replace(self.story, session="parrot-mq demo")
+        path.write_text(draw_svg(titled), encoding="utf-8")

@@ -54,7 +54,7 @@ class Arrow:
     """Outputs of one box (by index) read outputs of another.
 
     Attributes:
-        num: How many reads it stands for.
+        num: How many reads it stands for; 0 if the program waited for the one before it submitted the other.
         is_critical: Whether the critical path goes along it.
     """
 
@@ -187,7 +187,7 @@ def _fold(stories: Sequence[TaskStory], keys: Keys) -> Picture:
     )
     steps = {(box_of[a.variable], box_of[b.variable]) for a, b in pairwise(path)}
     on_path = {story.variable for story in path}
-    pairs = [(source, target) for source, target in reads if source != target]
+    pairs = [(source, target) for source, target in dict.fromkeys([*reads, *steps]) if source != target]
     layers = _layer(len(members), pairs)
     boxes = tuple(
         Box(

@@ -108,11 +108,11 @@ def _arrow(arrow: Arrow, layout: Layout) -> str:
     colour, weight = (CRITICAL, 3.0) if arrow.is_critical else ("#94a3b8", 1.3)
     path = f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend - 6:.1f} {y2:.1f} {x2 - 6:.1f} {y2:.1f}"
     head = f"M{x2 - 8:.1f} {y2 - 4:.1f}L{x2:.1f} {y2:.1f}L{x2 - 8:.1f} {y2 + 4:.1f}Z"
-    many = ""
-    if arrow.num > 1:
-        many = _text((x1 + x2) / 2, (y1 + y2) / 2 - 5, f"{arrow.num:,}", size=11, colour=GREY, anchor="middle")
-    line = f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{weight}"/>'
-    return f'{line}<path d="{head}" fill="{colour}"/>{many}'
+    label = "program" if not arrow.num else f"{arrow.num:,}" if arrow.num > 1 else ""
+    text = _text((x1 + x2) / 2, (y1 + y2) / 2 - 5, label, size=11, colour=GREY, anchor="middle") if label else ""
+    dashed = "" if arrow.num else f" {_DASHED}"
+    line = f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{weight}"{dashed}/>'
+    return f'{line}<path d="{head}" fill="{colour}"/>{text}'
 
 
 # -- boxes -----------------------------------------------------------------------------------------------------------

@@ -32,8 +32,9 @@ _BECAUSE = {
     "least_harm": "because it does least harm to what runs there",
     "continued": "to go on with what another worker began",
 }
-MAX_STEPS = 8
-"""A longer path is told by its beginning and its end."""
+MAX_STEPS = 12
+NUM_ENDS = 4
+"""Of a longer path so many steps are named at its beginning, and at its end."""
 
 
 def describe_session(session: SessionStory) -> str:
@@ -60,8 +61,7 @@ def describe_path(path: Sequence[TaskStory]) -> str:
     """The chain of outputs, and where its time went."""
     names = [story.variable for story in path]
     if len(names) > MAX_STEPS:
-        half = MAX_STEPS // 2
-        names = [*names[:half], f"… {len(names) - 2 * half:,} more …", *names[-half:]]
+        names = [*names[:NUM_ENDS], f"… {len(names) - 2 * NUM_ENDS:,} more …", *names[-NUM_ENDS:]]
     times = [measure_phases(story, story.finished_at) for story in path]
     queued = sum(each.queue.duration_s for each in times if each.queue is not None)
     ran = sum(_run_s(each) for each in times)
