@@ -17,6 +17,7 @@ from parrot_workers.attention.cpu.maker import HeadShape, Workspace, make_work
 from parrot_workers.attention.cpu.sources import Gather, Run, Strided
 from parrot_workers.attention.cpu.units import CutSizes, Round, cut_levels, cut_window
 from parrot_workers.attention.reference import ReferenceBackend
+from parrot_workers.cpu_kernels import load_kernels
 from parrot_workers.kv_cache import OWN, Segment
 
 from tests.attention.trees import LayerTensors, TreeStep, make_tensors, tree_steps, unhurried
@@ -29,10 +30,15 @@ LAYERS = st.fixed_dictionaries(
 SIZES = st.builds(CutSizes, st.integers(1, 40), st.integers(1, 40))
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2.5e-2}
 
-has_flash = pytest.mark.parametrize(
-    "has_flash",
-    [pytest.param(True, marks=pytest.mark.skipif(not HAS_FLASH, reason="this torch has no such operator")), False],
-    ids=["flash", "matmul"],
+needs_flash = pytest.mark.skipif(not HAS_FLASH, reason="this torch has no such operator")
+needs_compiler = pytest.mark.skipif(load_kernels(torch.float32) is None, reason="no C++ compiler")
+kernels = pytest.mark.parametrize(
+    "kernels",
+    [
+        pytest.param({"has_compiled": False}, id="flash", marks=needs_flash),
+        pytest.param({"has_compiled": False, "has_flash": False}, id="matmul"),
+        pytest.param({"has_compiled": True}, id="compiled", marks=needs_compiler),
+    ],
 )
 
 
@@ -47,9 +53,9 @@ def _thresholds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 def _assert_equals_reference(
-    plan: AttentionPlan, tensors: LayerTensors, *, has_flash: bool = HAS_FLASH, **layer: Any
+    plan: AttentionPlan, tensors: LayerTensors, *, kernels: dict[str, bool] | None = None, **layer: Any
 ) -> None:
-    reference, backend = ReferenceBackend(), CPUBackend(has_flash=has_flash)
+    reference, backend = ReferenceBackend(), CPUBackend(**kernels or {})
     outputs = []
     for each in (reference, backend):
         each.plan(plan)
@@ -59,25 +65,29 @@ def _assert_equals_reference(
     torch.testing.assert_close(outputs[1], outputs[0], rtol=tolerance, atol=tolerance)
 
 
-@has_flash
+@kernels
 @unhurried
 @given(step=tree_steps(max_rows=20), cost=COSTS, layer=LAYERS, group=st.sampled_from([1, 2, 4, 8]))
 def test_any_step_gives_what_the_reference_gives(
-    has_flash: bool, step: TreeStep, cost: CostModel, layer: dict[str, Any], group: int
+    kernels: dict[str, bool], step: TreeStep, cost: CostModel, layer: dict[str, Any], group: int
 ) -> None:
     plan = build_plan(step.spans, page_size=step.page_size, cost=cost)
-    _assert_equals_reference(plan, make_tensors(step, plan.num_rows, group=group), has_flash=has_flash, **layer)
+    _assert_equals_reference(
+        plan, make_tensors(step, plan.num_rows, group=group, head_dim=16), kernels=kernels, **layer
+    )
 
 
-@has_flash
+@kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @unhurried
 @given(step=tree_steps(), cost=COSTS, layer=LAYERS)
 def test_half_precision_is_near_to_the_reference(
-    has_flash: bool, dtype: torch.dtype, step: TreeStep, cost: CostModel, layer: dict[str, Any]
+    kernels: dict[str, bool], dtype: torch.dtype, step: TreeStep, cost: CostModel, layer: dict[str, Any]
 ) -> None:
     plan = build_plan(step.spans, page_size=step.page_size, cost=cost)
-    _assert_equals_reference(plan, make_tensors(step, plan.num_rows, dtype=dtype), has_flash=has_flash, **layer)
+    _assert_equals_reference(
+        plan, make_tensors(step, plan.num_rows, dtype=dtype, head_dim=16), kernels=kernels, **layer
+    )
 
 
 @unhurried
@@ -100,7 +110,7 @@ def test_shapes_of_layers_may_differ_within_a_step(
 def test_what_lies_behind_the_last_token_does_not_count(step: TreeStep) -> None:
     """Pages that are gathered, or read in place, hold more than the tokens that are asked for."""
     plan = build_plan(step.spans, page_size=step.page_size, cost=ALWAYS)
-    tensors = make_tensors(step, plan.num_rows)
+    tensors = make_tensors(step, plan.num_rows, head_dim=16)
     is_used = torch.zeros(step.num_pages * step.page_size, dtype=torch.bool)
     is_used[torch.tensor([slot for slots in step.expected_slots(plan) for slot in slots])] = True
     for cache in (tensors.keys, tensors.values):
@@ -175,7 +185,7 @@ def test_cut_windows_read_the_last_tokens(step: TreeStep, sizes: CutSizes, windo
 
 # -- how units are called --------------------------------------------------------------------------------------------
 
-SHAPE = HeadShape(2, 8, torch.float32)  # 128 bytes a token
+SHAPE = HeadShape(2, 2, 8, torch.float32, has_paged=False)  # 128 bytes a token
 
 
 def _make_calls(lengths: list[int], firsts: list[int], *, num_rows: int = 1, is_run: bool = True) -> list[Any]:

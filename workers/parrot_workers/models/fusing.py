@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from parrot_workers.cpu_kernels import load_kernels
 from parrot_workers.models.lean_layer import (
     Attention,
     ForeignMlp,
@@ -48,8 +49,10 @@ _MAX_ERROR = 0.2
 """For a layer whose wiring is proven, in its own type: half types round after every operation."""
 
 
-def find_kernels(device: torch.device) -> LeanKernels | None:
-    """Kernels for what lies between projections, if there are any for the device."""
+def find_kernels(device: torch.device, dtype: torch.dtype) -> LeanKernels | None:
+    """Kernels for what lies between projections, if there are any for the device and the type of the weights."""
+    if device.type == "cpu":
+        return load_kernels(dtype)
     if device.type != "cuda":
         return None
     try:
@@ -101,6 +104,9 @@ class _Prover:
         self._wirings: dict[Hashable, int | None] = {}  # which candidate is right for a kind of layer
         self._num_seen = 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Prover:
+        return self  # a copied layer has our hook, too
+
     def prove(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Hook that runs after a layer; the candidate that is right takes its weights over."""
         index, self._num_seen = self._num_seen, self._num_seen + 1
@@ -137,7 +143,7 @@ class _Prover:
         if embeddings := kwargs.get("position_embeddings"):
             exact["position_embeddings"] = tuple(embedding.float() for embedding in embeddings)
         layer, x = copy.deepcopy(layer).float(), x.float()
-        output = layer.forward(x, **exact)  # not the call: the copy has our hook, too
+        output = layer.forward(x, **exact)  # not the call, which would run our hook
         for wiring, lean in enumerate(_candidates(index, self._specs[index], layer)):
             if _gives(lean, x, exact, output, max_error=_MAX_EXACT_ERROR):
                 return wiring

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["TritonKernels"]
 
@@ -29,6 +30,12 @@ class TritonKernels:
             block = triton.next_power_of_2(size)
             _launch(_add_norm, (num_rows,), x, h, weight, total, normed, eps, size, block, num_warps=8)
         return total, normed
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return functional.rms_norm(x, tuple(weight.shape), weight, eps)  # one kernel already
+
+    def can_rotate(self, head_dim: int) -> bool:
+        return head_dim & (head_dim - 1) == 0
 
     def gate(self, gate_up: Tensor) -> Tensor:
         num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2

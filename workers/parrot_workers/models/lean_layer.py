@@ -36,18 +36,25 @@ def _rotation(parrot: LayerPass, position_embeddings: tuple[Tensor, Tensor]) -> 
         half = sin.shape[-1] // 2
         signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
         # Kept together, so that no other embeddings can get the same id.
-        known = parrot.rotations[id(position_embeddings)] = (cos[0, :, None], signed[:, None]), position_embeddings
+        rotation = cos[0, :, None].contiguous(), signed[:, None]
+        known = parrot.rotations[id(position_embeddings)] = rotation, position_embeddings
     return known[0]
 
 
 class LeanKernels(Protocol):
-    """What a GPU can do in one kernel each between the projections of a layer."""
+    """What a device can do in one kernel each between the projections of a layer."""
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the root mean square norm of `x`, [num_rows, hidden_size], weight [hidden_size]."""
 
     def add_norm(self, x: Tensor, h: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Return `x + h` and its root mean square norm; all [num_rows, hidden_size], weight [hidden_size]."""
 
     def gate(self, gate_up: Tensor) -> Tensor:
         """Return `silu(gate) * up`, shape [num_rows, size], of both side by side, [num_rows, 2 * size]."""
+
+    def can_rotate(self, head_dim: int) -> bool:
+        """Whether `rotate_and_write` takes heads of this size."""
 
     def rotate_and_write(
         self,
@@ -62,7 +69,7 @@ class LeanKernels(Protocol):
         """Norm and rotate queries and keys, and write keys and values to the cache.
 
         Args:
-            qkv: Shape [num_rows, num_qo_heads + 2 * num_kv_heads, head_dim]; head_dim is a power of 2.
+            qkv: Shape [num_rows, num_qo_heads + 2 * num_kv_heads, head_dim].
             head_weight: Weights of the norm of each head, as `HeadNorm` has them; none for no norm.
             eps: Of the norm.
             rotation: Cosines and signed sines; none for no rotation.
@@ -83,8 +90,15 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eps = eps
         self._shape = tuple(weight.shape)
+        self._kernels: LeanKernels | None = None
+
+    def use(self, kernels: LeanKernels | None) -> None:
+        """Run by these kernels as far as they can, or by operations of torch."""
+        self._kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._kernels.norm(x, self.weight, self.eps)
         return functional.rms_norm(x, self._shape, self.weight, self.eps)
 
 
@@ -149,9 +163,9 @@ class Attention(nn.Module):
         self._kernels: LeanKernels | None = None
 
     def use(self, kernels: LeanKernels | None) -> None:
-        """Run by these kernels as far as they can, or by operations of torch."""
-        is_power = self._half & (self._half - 1) == 0
-        can = is_power and (self.head_norm is None or isinstance(self.head_norm, HeadNorm))
+        """As `RmsNorm.use`."""
+        has_known_norm = self.head_norm is None or isinstance(self.head_norm, HeadNorm)
+        can = kernels is not None and has_known_norm and kernels.can_rotate(2 * self._half)
         self._kernels = kernels if can else None
 
     def forward(self, x: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor:
@@ -190,7 +204,7 @@ class GatedMlp(nn.Module):
         self._kernels: LeanKernels | None = None
 
     def use(self, kernels: LeanKernels | None) -> None:
-        """As `Attention.use`."""
+        """As `RmsNorm.use`."""
         self._kernels = kernels if self._activation is functional.silu else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,11 +255,18 @@ class LeanLayer(nn.Module):
         self._kernels: LeanKernels | None = None
 
     def use(self, kernels: LeanKernels | None) -> None:
-        """As `Attention.use`."""
+        """As `RmsNorm.use`."""
         self._kernels = kernels if isinstance(self.before_mlp, RmsNorm) and self._residual_scale == 1.0 else None
-        self.attention.use(kernels)
-        if isinstance(self.mlp, GatedMlp):
-            self.mlp.use(kernels)
+        for part in (
+            self.attention,
+            self.mlp,
+            self.before_attention,
+            self.after_attention,
+            self.before_mlp,
+            self.after_mlp,
+        ):
+            if isinstance(part, Attention | GatedMlp | RmsNorm):
+                part.use(kernels)
 
     def forward(
         self,

@@ -34,7 +34,7 @@ def prepare(
     report("probe", 1.0)
     if is_fused:
         report("fuse layers", 0.0)
-        fuse_layers(model, layers, trial, kernels=find_kernels(model.device))
+        fuse_layers(model, layers, trial, kernels=find_kernels(model.device, model.dtype))
     if is_packed:
         pack_linears(model, report)
     if model.device.type == "cpu":

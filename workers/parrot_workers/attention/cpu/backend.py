@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor
 
-from parrot_workers.attention.cpu.kernels import HAS_FLASH, Kernel, flash_kernel, matmul_kernel
+from parrot_workers.attention.cpu.kernels import HAS_FLASH, Kernel, PagedKernel, flash_kernel, matmul_kernel
 from parrot_workers.attention.cpu.maker import HeadShape, Workspace, make_work
 from parrot_workers.attention.cpu.rounds import Work
 from parrot_workers.attention.cpu.sources import LayerInput
 from parrot_workers.attention.cpu.units import cut_levels, cut_window
 from parrot_workers.attention.plan import AttentionPlan
+from parrot_workers.cpu_kernels import HEAD_DIMS, MAX_GROUP, CpuKernels, load_kernels
 
 __all__ = ["CPUBackend"]
 
@@ -19,10 +23,12 @@ class CPUBackend:
 
     Args:
         has_flash: Whether torch's blocked kernel may be used; without it, and with softcap, products of matrices are.
+        has_compiled: Whether our own kernels may be used, where they can be compiled.
     """
 
-    def __init__(self, *, has_flash: bool = HAS_FLASH) -> None:
+    def __init__(self, *, has_flash: bool = HAS_FLASH, has_compiled: bool = True) -> None:
         self._has_flash = has_flash
+        self._has_compiled = has_compiled
         self._workspace = Workspace()
         self._plan: AttentionPlan | None = None
         self._work: dict[tuple[HeadShape, int | None], Work] = {}
@@ -43,12 +49,22 @@ class CPUBackend:
         window: int | None = None,
     ) -> Tensor:
         """Attend over the paged cache, as `AttentionBackend.run` says; `keys` and `values` contiguous."""
-        shape = HeadShape(keys.shape[2], keys.shape[3], q.dtype)
+        num_kv_heads, head_dim = keys.shape[2:]
+        group = q.shape[1] // num_kv_heads
+        compiled = self._compiled(head_dim, group, q.dtype)
+        shape = HeadShape(num_kv_heads, group, head_dim, q.dtype, has_paged=compiled is not None)
         work = self._work.get((shape, window))
         if work is None:
             work = self._work[shape, window] = self._make_work(shape, window)
-        layer = LayerInput(q=q.contiguous(), keys=keys, values=values, kernel=self._kernel(scale, softcap))
-        return work.run(layer).reshape(q.shape)
+        paged: PagedKernel | None = partial(compiled.attend, scale=scale, softcap=softcap) if compiled else None
+        kernel = self._kernel(scale, softcap)
+        return work.run(LayerInput(q=q.contiguous(), keys=keys, values=values, kernel=kernel, paged=paged)).reshape(
+            q.shape
+        )
+
+    def _compiled(self, head_dim: int, group: int, dtype: torch.dtype) -> CpuKernels | None:
+        can = self._has_compiled and head_dim in HEAD_DIMS and group <= MAX_GROUP
+        return load_kernels(dtype) if can else None
 
     def _kernel(self, scale: float, softcap: float | None) -> Kernel:
         return flash_kernel(scale) if self._has_flash and softcap is None else matmul_kernel(scale, softcap)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from parrot_workers.attention.cpu.sources import LayerInput, Source
 
-__all__ = ["BatchCall", "Call", "CausalBatchCall", "NodeCall", "Part", "RunsCall", "SequenceCall"]
+__all__ = ["BatchCall", "Call", "CausalBatchCall", "NodeCall", "PagedCall", "Part", "RunsCall", "SequenceCall"]
 
 
 class Part(NamedTuple):
@@ -52,6 +52,30 @@ class RunsCall:
             for row, first, num_tokens in self.runs
         ]
         return Part(torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts]))
+
+
+@dataclass(frozen=True, slots=True)
+class PagedCall:
+    """Single rows, each over pages of its own, which are read in place.
+
+    Attributes:
+        rows: Which they are, shape [num_units], int64.
+        indptr: Offsets of their pages, shape [num_units + 1], int64.
+        pages: Shape [indptr[-1]], int32.
+        lens: Tokens that each reads, shape [num_units], int64.
+        page_size: Tokens of a page.
+    """
+
+    rows: Tensor
+    indptr: Tensor
+    pages: Tensor
+    lens: Tensor
+    page_size: int
+
+    def __call__(self, layer: LayerInput) -> Part:
+        assert layer.paged is not None, "a call for a kernel that is not there"
+        units = (self.rows, self.indptr, self.pages, self.lens)
+        return Part(*layer.paged(layer.rows, layer.keys, layer.values, units, page_size=self.page_size))
 
 
 @dataclass(frozen=True, slots=True)

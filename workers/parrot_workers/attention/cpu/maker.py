@@ -16,6 +16,7 @@ from parrot_workers.attention.cpu.calls import (
     Call,
     CausalBatchCall,
     NodeCall,
+    PagedCall,
     RunsCall,
     SequenceCall,
 )
@@ -39,11 +40,18 @@ MIN_CAUSAL_ROWS = 64
 
 
 class HeadShape(NamedTuple):
-    """What calls depend on besides the plan."""
+    """What calls depend on besides the plan.
+
+    Attributes:
+        group: Query heads of a KV head.
+        has_paged: Whether there is a kernel for single rows over pages.
+    """
 
     num_kv_heads: int
+    group: int
     head_dim: int
     dtype: torch.dtype
+    has_paged: bool
 
     @property
     def token_bytes(self) -> int:
@@ -53,7 +61,8 @@ class HeadShape(NamedTuple):
     @property
     def sizes(self) -> CutSizes:
         """How the plan is cut."""
-        return CutSizes(-(-RUN_BYTES // self.token_bytes), MAX_GATHERED_BYTES // self.token_bytes)
+        min_run, max_gathered = -(-RUN_BYTES // self.token_bytes), MAX_GATHERED_BYTES // self.token_bytes
+        return CutSizes(min_run, max_gathered, are_rows_whole=self.has_paged)
 
 
 class Workspace:
@@ -119,6 +128,9 @@ class _Maker:
         self._page_size = page_size
 
     def add_units(self, units: Sequence[Unit]) -> None:
+        if self._shape.has_paged:
+            self._add_paged([unit for unit in units if unit.num_rows == 1])
+            units = [unit for unit in units if unit.num_rows > 1]
         runs = sorted((unit for unit in units if unit.is_run), key=_by_size_and_place)
         alone = []
         min_run = self._shape.sizes.min_run
@@ -130,6 +142,16 @@ class _Maker:
         self._add_runs([unit for unit in alone if unit.num_tokens >= min_run])
         gathered = [unit for unit in alone if unit.num_tokens < min_run] + [unit for unit in units if not unit.is_run]
         self._add_gathered(sorted(gathered, key=_by_size_and_place))
+
+    def _add_paged(self, units: Sequence[Unit]) -> None:
+        if not units:
+            return
+        rows = np.array([unit.row for unit in units])
+        indptr = np.cumsum([0] + [len(unit.pages) for unit in units])
+        lens = np.array([unit.num_tokens for unit in units])
+        pages = np.concatenate([unit.pages for unit in units])
+        index, ends, places, sizes = (torch.from_numpy(array) for array in (rows, indptr, pages, lens))
+        self._add(PagedCall(index, ends, places, sizes, self._page_size), rows)
 
     def _add_strided(self, units: Sequence[Unit]) -> None:
         first, second = units[:2]
