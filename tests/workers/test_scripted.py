@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parrot_workers.engine import Delta, Failed, Finished, GenerationRequest, ScriptedEngine, Started
+from parrot_workers.engine import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Prefilled,
+    PrefillRequest,
+    ScriptedEngine,
+    Started,
+)
 
 from parrot_mq.errors import (
     CapacityExhausted,
@@ -153,9 +162,55 @@ def test_the_pages_of_the_cache_add_up(prompts: list[list[str]], pins: list[list
         if pins:
             engine.pin(prefix_hashes(pins[number % len(pins)]))
         run(engine, [_prompt(str(number), *prompt)])
+        engine.prefill([_ahead("next", *prompt, "bb")])
+        pinned = engine.statistics().num_pinned_pages
+        run(engine)
+        engine.check_integrity()
         found = engine.statistics()
+        assert found.num_pinned_pages >= pinned
         assert 0 <= found.num_pinned_pages <= found.num_cached_pages <= num_pages
         assert found.num_cached_pages + found.num_free_pages == num_pages
+
+
+def _ahead(key: str, *segments: str) -> PrefillRequest:
+    request = _prompt(key, *segments)
+    hashes, ends = request.prefix_hashes, request.prefix_ends
+    return PrefillRequest(key=key, prompt=request.prompt, prefix_hashes=hashes, prefix_ends=ends)
+
+
+def test_prompts_are_computed_ahead_one_in_a_step_and_when_nobody_waits() -> None:
+    engine = ScriptedEngine(_upper, num_slots=1, tokens_per_step=3)
+    engine.prefill([_ahead("a", "prefix "), _ahead("b", "prefix ", "two"), _ahead("c", "other")])
+    assert [engine.step() for _ in range(2)] == [[Prefilled("a")], [Prefilled("b")]]
+    events = run(engine, [_prompt("x", "abc"), _prompt("b", "prefix ", "two", "!"), _prompt("a", "prefix ", "one")])
+    started = {event.key: event for event in events if isinstance(event, Started)}
+    assert (started["b"].num_shared_tokens, started["b"].num_prefilled_tokens) == (10, 3)
+    assert (started["a"].num_shared_tokens, started["a"].num_prefilled_tokens) == (7, 7)
+    order = [event.key for event in events if isinstance(event, Started | Prefilled)]
+    assert order.index("c") > order.index("a"), "nobody waited any more"
+    statistics = engine.statistics()
+    assert statistics.num_prefilled_tokens == 7 + 3 + 5
+    assert statistics.num_computed_tokens == 15 + (3 + 1 + 3) + statistics.num_output_tokens
+
+
+def test_what_is_pinned_is_not_given_up_for_what_may_not_come() -> None:
+    engine = ScriptedEngine(_upper, num_pages=4, page_size=2)
+    engine.pin(prefix_hashes(["aaaa"]))
+    run(engine, [_prompt("a", "aaaa"), _prompt("b", "bbbb")])
+    engine.prefill([_ahead("large", "cccccc"), _ahead("small", "dddd")])
+    assert run(engine) == []
+    assert not engine.has_work
+    engine.pin([])
+    assert run(engine) == [Prefilled("large"), Prefilled("small")]
+    engine.check_integrity()
+
+
+def test_what_is_not_named_any_more_or_has_come_is_not_computed_ahead() -> None:
+    engine = ScriptedEngine(_upper, num_slots=1, tokens_per_step=1)
+    engine.submit([_prompt("runs", "abc"), _prompt("waits", "abcd")])
+    engine.prefill([_ahead("runs", "abc"), _ahead("waits", "abcd"), _ahead("x", "x")])
+    engine.prefill([_ahead("waits", "abcd"), _ahead("y", "y")])
+    assert [event for event in run(engine) if isinstance(event, Prefilled)] == [Prefilled("y")]
 
 
 def test_steps_and_batches_are_counted() -> None:

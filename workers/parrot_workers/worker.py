@@ -29,6 +29,7 @@ from parrot_mq.messages import (
     WorkerStatus,
     encode,
 )
+from parrot_workers.ahead import Ahead
 from parrot_workers.board import WorkerBoard
 from parrot_workers.bridge import EngineFactory, EngineThread
 from parrot_workers.config import WorkerConfig
@@ -92,9 +93,7 @@ class WorkerActor(Actor):
         self._running: dict[str, Generation] = {}
         self._preparing: set[str] = set()  # of these, those that the engine has not got
         self._progress = Progress()
-        self._prefilled: list[str] = []  # since the last heartbeat
-        self._ahead = Prompts(bus, [])
-        self._reading_ahead: asyncio.Task[object] | None = None
+        self._ahead = Ahead(bus, self._engine.prefill)
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._num_slots = config.num_slots
@@ -139,10 +138,10 @@ class WorkerActor(Actor):
                 self._cancel(keys)
             case PinPrefixes(hashes=hashes):
                 self._engine.pin(hashes)
-            case PrefillAhead():
-                self._prefill(message)
+            case PrefillAhead() if self._state == "ready":
+                self._read_ahead(message)
             case Drain():
-                self._prefill(PrefillAhead())
+                self._read_ahead(PrefillAhead())
                 await self._become("draining")
                 self.context.run(self._drain(), name="drain")
         return None
@@ -178,8 +177,7 @@ class WorkerActor(Actor):
 
     async def _report(self) -> bool:
         """Send a status, with as much of what is new as one message has room for. Returns: whether more is left."""
-        prefilled, self._prefilled = self._prefilled, []
-        status = msgspec.structs.replace(self._status(), prefilled=prefilled)
+        status = msgspec.structs.replace(self._status(), prefilled=self._ahead.take_computed())
         progress = self._progress.take(self._bus.max_payload - _HEADER_BYTES - len(encode(status)))
         has_more = bool(progress) and self._progress.has_news  # by now: what comes from here on is told by others
         await self._registry.tell(msgspec.structs.replace(status, progress=progress))
@@ -227,6 +225,9 @@ class WorkerActor(Actor):
             self._forget(self._running[key])
         self._engine.cancel(keys)
 
+    def _read_ahead(self, message: PrefillAhead) -> None:
+        self.context.run(self._ahead.read(message), name="ahead")
+
     async def _begin(self, prompts: Prompts, generations: list[Generation]) -> None:
         requests = []
         for generation in generations:
@@ -239,25 +240,6 @@ class WorkerActor(Actor):
         if requests:
             await self._engine.submit(requests)
 
-    def _prefill(self, ahead: PrefillAhead) -> None:
-        """Let the engine compute these ahead, once their texts are here; a newer set does not wait for them."""
-        if self._reading_ahead is not None:
-            self._reading_ahead.cancel()
-        if self._state != "ready":
-            ahead = PrefillAhead()
-        self._reading_ahead = self.context.run(self._read_ahead(ahead), name="prefill")
-
-    async def _read_ahead(self, ahead: PrefillAhead) -> None:
-        prompts = Prompts(self._bus, ahead.segments, texts=self._ahead.texts)
-        requests = []
-        for prefill in ahead.prefills:
-            try:
-                requests.append(await prompts.read_beginning(prefill))
-            except Exception as error:  # nothing depends on it
-                self.context.log.info("prefill_left_out", key=prefill.key, error=str(error))
-        self._ahead = prompts
-        self._engine.prefill(requests)
-
     async def _read_events(self) -> None:
         async for events in self._engine.events():
             for event in events:
@@ -265,7 +247,7 @@ class WorkerActor(Actor):
 
     async def _handle(self, event: EngineEvent) -> None:
         if isinstance(event, Prefilled):
-            self._prefilled.append(event.key)
+            self._ahead.note_computed(event.key)
             return
         generation = self._running.get(event.key)
         if generation is None:
