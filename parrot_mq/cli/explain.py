@@ -31,6 +31,8 @@ PIPE_WIDTH = 180
 """Columns where there is no terminal to ask."""
 WIDE = 150
 """From so many columns on the table has all that is known."""
+NARROW_NAME = 20
+NARROW_WORKER = 9
 MAX_ROWS = 200
 MAX_EXPLAINED = 12
 """So many outputs get sentences."""
@@ -130,17 +132,17 @@ def draw_explanation(story: SessionStory, *, wide: bool, whole: SessionStory) ->
 
 
 def _table(story: SessionStory, *, wide: bool) -> RenderableType:
-    table = Table(header_style="bold", box=None, pad_edge=False)
+    table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=not wide)
     table.add_column("", no_wrap=True)
-    table.add_column("output", overflow="ellipsis", no_wrap=True)
+    table.add_column("output", overflow="ellipsis", no_wrap=True, max_width=None if wide else NARROW_NAME)
     for heading in ("function", "class", "group") if wide else ("class",):
         table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=24)
     for heading in ("inputs", "queue"):
         table.add_column(heading, justify="right", no_wrap=True)
     if wide:
         table.add_column("last input", overflow="ellipsis", no_wrap=True, max_width=20)
-    table.add_column("worker", overflow="ellipsis", no_wrap=True)
-    for heading in ("prompt", "shared", "ahead", "out", "took", "at") if wide else ("prompt", "shared", "out", "took"):
+    table.add_column("worker", overflow="ellipsis", no_wrap=True, max_width=None if wide else NARROW_WORKER)
+    for heading in ("prompt", "shared", "ahead", "out", "took", "at") if wide else ("shared", "out", "took"):
         table.add_column(heading, justify="right", no_wrap=True)
     begin = min((each.submitted_at for each in story.stories if each.submitted_at), default=0.0)
     for each in story.stories[-MAX_ROWS:]:
@@ -165,7 +167,8 @@ def _cells(story: TaskStory, now: float, begin: float, *, wide: bool) -> list[Te
     cells += [story.last_input] if wide else []
     why = DECISIONS[story.decision]
     cells.append(f"{story.worker}: {why}" if wide and why and story.worker else story.worker)
-    cells.append(f"{usage.num_prompt_tokens:,}" if usage is not None else "")
+    if wide:
+        cells.append(f"{usage.num_prompt_tokens:,}" if usage is not None else "")
     cells.append(_share(usage.num_shared_tokens, usage.num_prompt_tokens) if usage is not None else "")
     if wide:
         cells.append(_share(usage.num_prefilled_tokens, usage.num_prompt_tokens) if usage is not None else "")

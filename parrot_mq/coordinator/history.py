@@ -70,10 +70,14 @@ class SessionHistory:
             self._inputs[variable] = stored
 
     def _record(self, event: TaskEvent) -> OutputRecord | None:
-        """Where an event belongs; nowhere if it is about a task whose output another one writes meanwhile."""
+        """Where an event belongs; nowhere if it is about a task whose output another one writes meanwhile.
+
+        An event without a task is about whichever task writes the variable.
+        """
         key = event.variable or f"{event.task}/"  # no variable has such a name
         record = self._outputs.get(key)
-        if record is not None and record.task == event.task:
+        if record is not None and (record.task == event.task or not record.task or not event.task):
+            record.task = record.task or event.task
             return record
         if record is not None:
             if event.at < record.first_at:

@@ -16,6 +16,7 @@ from parrot_mq.cli.drawing import draw_graph, draw_summary, draw_svg, explain_ou
 from parrot_mq.cli.drawing.layout import BOX_HEIGHT, BOX_WIDTH, arrange
 from parrot_mq.cli.drawing.stages import MAX_BOXES, MAX_LAYERS, Picture, draw_boxes, find_stages
 from parrot_mq.cli.drawing.times import measure_phases, session_interval, show_seconds
+from parrot_mq.cli.drawing.words import DECISIONS
 from parrot_mq.messages import ErrorInfo, LostAttempt, SessionStory, TaskStory, Usage
 from parrot_mq.types import Objective
 
@@ -270,7 +271,7 @@ def test_a_story_that_is_known_in_full_is_told_in_full() -> None:
         worker="w2",
         batch_size=4,
         decision="continued",
-        reason="w2 holds 60 of its tokens",
+        reason="it goes on after 7 tokens of an earlier attempt",
         attempts=2,
         lost=[LostAttempt(worker="w1", assigned_at=T + 1.5, returned_at=T + 1.75, reason="worker 'w1' was lost")],
         num_continued_tokens=7,
@@ -282,12 +283,18 @@ def test_a_story_that_is_known_in_full_is_told_in_full() -> None:
         "It waited 1.00 s for what it reads; b came last.",
         "Meanwhile w2 was told to read the known beginning of its prompt ahead, where it ran then.",
         "It was on w1 and came back after 250 ms: worker 'w1' was lost.",
-        "It went to w2 in a batch of 4, to go on with what another worker began: w2 holds 60 of its tokens.",
+        "It went to w2 in a batch of 4: it goes on after 7 tokens of an earlier attempt.",
         "It went on after the 7 tokens that an earlier attempt had written.",
         "It took 500 ms there until its prompt was read, and 2.50 s from then on.",
         "Of 100 prompt tokens 60 were shared, 20 of these computed ahead for it; 40 had to be computed; 8 generated.",
         "It took 2 attempts.",
     ]
+
+
+@pytest.mark.parametrize("decision", [decision for decision in DECISIONS if decision])
+def test_a_decision_without_a_reason_is_put_into_words(decision: str) -> None:
+    told = _told(_story("v", end=3, worker="w1", decision=decision))
+    assert "It went to w1, " in told
 
 
 def test_what_waits_says_for_what() -> None:
@@ -339,3 +346,9 @@ def test_what_lasts_ends_now() -> None:
     span = session_interval([running], T + 10)
     assert span is not None
     assert span.duration_s == 10.0
+
+
+def test_waiting_for_inputs_makes_a_session_no_longer() -> None:
+    span = session_interval([_story("a", end=3), _story("b", ["never"])], T + 1_000)
+    assert span is not None
+    assert span.duration_s == 3.0

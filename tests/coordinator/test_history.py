@@ -212,6 +212,16 @@ def test_an_output_that_is_written_anew_begins_a_new_story() -> None:
     history.check_integrity()
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_event_without_a_task_belongs_to_whichever_task_writes_the_variable(is_late: bool) -> None:
+    history = SessionHistory()
+    events = [_event("submitted"), TaskEvent(kind="prefilling", task="", variable="v", at=2.0, worker="w")]
+    for event in reversed(events) if is_late else events:
+        history.tell(event)
+    (story,) = history.stories()
+    assert (story.task, story.prefilled_on, story.submitted_at) == ("task-v", "w", 1.0)
+
+
 def test_a_task_without_outputs_has_a_story_too() -> None:
     history = SessionHistory()
     history.tell(TaskEvent(kind="rejected", task="t1", at=1.0, error=FAILURE))

@@ -60,11 +60,17 @@ def _between(begin: float, end: float) -> Interval | None:
 
 
 def session_interval(stories: Iterable[TaskStory], now: float) -> Interval | None:
-    """From the first submission to the last end, or to now while something is unfinished; None if nothing is known."""
-    wholes = [whole for story in stories if (whole := measure_phases(story, now).whole) is not None]
+    """From the first submission to the last end, or to now while work is there; None if nothing is known.
+
+    What only waits for inputs is no work: they may never come.
+    """
+    phases = [measure_phases(story, now) for story in stories]
+    wholes = [each.whole for each in phases if each.whole is not None]
     if not wholes:
         return None
-    return Interval(min(whole.begin for whole in wholes), max(whole.end for whole in wholes))
+    works = [each.output or each.prompt or each.queue for each in phases]
+    ends = [work.end for work in works if work is not None]
+    return Interval(min(whole.begin for whole in wholes), max(ends or [whole.end for whole in wholes]))
 
 
 def show_seconds(seconds: float) -> str:

@@ -158,10 +158,10 @@ def _tell_worker(story: TaskStory) -> str:
     text = f"It went to {story.worker}"
     if story.batch_size > 1:
         text += f" in a batch of {story.batch_size:,}"
-    if because := _BECAUSE.get(story.decision):
-        text += f", {because}"
-    reason = story.reason.rstrip(".")
-    return f"{text}: {reason}." if reason else f"{text}."
+    if reason := story.reason.rstrip("."):
+        return f"{text}: {reason}."
+    because = _BECAUSE.get(story.decision)
+    return f"{text}, {because}." if because else f"{text}."
 
 
 def _tell_continued(story: TaskStory) -> str:
