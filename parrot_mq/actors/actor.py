@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from structlog.typing import FilteringBoundLogger
@@ -12,6 +13,7 @@ from parrot_mq.actors.child import DEFAULT_MAILBOX_CAPACITY, DEFAULT_STOP_TIMEOU
 from parrot_mq.actors.ref import ActorRef
 from parrot_mq.actors.supervision import RestartPolicy, Supervision
 from parrot_mq.clock import Clock
+from parrot_mq.errors import ActorStopped
 
 if TYPE_CHECKING:
     from parrot_mq.actors.life import Life
@@ -177,11 +179,16 @@ class ActorContext:
         due = self.clock.monotonic() + period_s
         while True:
             await self.clock.sleep(max(0.0, due - self.clock.monotonic()))
-            await self.ref.tell(message)
+            await self._tell_self(message)
             due += period_s
             if (late_s := self.clock.monotonic() - due) > 0:
                 due += (late_s // period_s + 1) * period_s
 
     async def _tell_later(self, delay_s: float, message: object) -> None:
         await self.clock.sleep(delay_s)
-        await self.ref.tell(message)
+        await self._tell_self(message)
+
+    async def _tell_self(self, message: object) -> None:
+        """What comes due while the actor is ending is not for it any more."""
+        with suppress(ActorStopped):
+            await self.ref.tell(message)

@@ -8,7 +8,7 @@ from typing import Any
 
 from parrot_mq.actors import ActorRef, ActorSystem, RestartPolicy
 from parrot_mq.errors import ActorStopped
-from tests.actors.helpers import Recorder, ask_for_error, settle
+from tests.actors.helpers import ManualClock, Recorder, ask_for_error, settle
 
 
 async def test_children_stop_before_their_parent() -> None:
@@ -36,6 +36,24 @@ async def test_message_being_handled_is_finished() -> None:
         gate.set()
         await stopping
         assert await asker is None
+
+
+async def test_a_timer_that_comes_due_while_the_actor_ends_does_no_harm(logs: list[MutableMapping[str, Any]]) -> None:
+    class Timed(Recorder):
+        async def on_start(self) -> None:
+            self.context.after(1.0, "late")
+            self.context.every(1.0, "late")
+
+    clock, gate = ManualClock(), asyncio.Event()
+    async with ActorSystem("node", clock=clock) as system, asyncio.TaskGroup() as group:
+        timed = await system.spawn(Timed, name="timed")
+        await timed.tell(gate)
+        await settle()
+        stopping = group.create_task(timed.stop())
+        await clock.advance(3.0)
+        gate.set()
+        await stopping
+    assert "actor_failed" not in {event["event"] for event in logs}
 
 
 async def test_message_that_takes_too_long_is_cancelled(logs: list[MutableMapping[str, Any]]) -> None:
