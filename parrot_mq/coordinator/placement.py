@@ -21,6 +21,8 @@ __all__ = ["Cost", "Full", "Option", "Placement", "Placer", "Waiting", "find_cos
 
 THROUGHPUT_WEIGHT = 0.2
 """What a second of a throughput job counts, where one of a latency job counts 1."""
+WORK_WEIGHT = 0.5
+"""What a second counts that an engine works for the job, for whatever comes later has to wait for it."""
 LATE_WEIGHT = 4.0
 """What a second counts by which tokens come later than somebody wants them."""
 SESSION_SHARE = 0.02
@@ -39,6 +41,7 @@ class Cost(NamedTuple):
         prefill_s: Until its prompt is read, after those that came before it.
         decode_s: Until its output is there, and what is late of it once more.
         harm_s: How much longer those that run there take, all together: a second of a throughput job counts less.
+        work_s: What the engine does for it alone: a prefix that is there, or is read for others anyway, costs nothing.
         weight: What a second of the job itself counts.
     """
 
@@ -46,12 +49,14 @@ class Cost(NamedTuple):
     prefill_s: float
     decode_s: float
     harm_s: float
+    work_s: float
     weight: float
 
     @property
     def total_s(self) -> float:
         """All of it."""
-        return self.weight * (self.wait_s + self.prefill_s + self.decode_s) + self.harm_s
+        own_s = self.wait_s + self.prefill_s + self.decode_s
+        return self.weight * own_s + self.harm_s + WORK_WEIGHT * self.work_s
 
 
 class Placement(NamedTuple):
@@ -135,7 +140,8 @@ def find_cost(option: Option, job: Job, size: Size, *, wait_s: float = 0.0) -> C
     slower_s = own_prefill_s + num_together * times.read_s * num_read
     num_weighted = load.num_latency + THROUGHPUT_WEIGHT * load.num_throughput
     harm_s = num_weighted * slower_s + _cut_s(load, job, prefill_s + decode_s)
-    return Cost(wait_s, prefill_s, decode_s, harm_s, 1.0 if job.is_latency else THROUGHPUT_WEIGHT)
+    work_s = own_prefill_s + size.num_output * times.read_s * num_read
+    return Cost(wait_s, prefill_s, decode_s, harm_s, work_s, 1.0 if job.is_latency else THROUGHPUT_WEIGHT)
 
 
 def _own_read(option: Option, size: Size) -> float:

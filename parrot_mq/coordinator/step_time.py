@@ -39,8 +39,10 @@ Source: Parrot, OSDI'24, its artifact: `15.9 ms + 1.76 us * resident tokens` (13
 
 _FORGETTING = 0.9
 """Weight of a report after the next one: about the last ten count."""
-_PRIOR_WEIGHT = 0.05
-"""Of the prior, in reports: it counts where the reports leave open what costs how much."""
+_PRIOR_WEIGHT = 1e-3
+"""Of the prior, in relation to the reports: it counts where these leave open what costs how much."""
+_NOTHING = 1e-9
+"""Weight of what no report has told of."""
 _NUM_SWEEPS = 30
 _FLOOR = 1e-4
 """No coefficient falls below this part of its prior, so that nothing is ever free."""
@@ -88,12 +90,6 @@ class StepTimeModel:
             for i in range(3):
                 others = sum(self._products[i][j] * factors[j] for j in range(3) if j != i)
                 usual = sum(factors[j] for j in range(3) if j != i) / 2
-                pull = _PRIOR_WEIGHT * self._strength() / 3
-                weight = self._products[i][i] + pull
-                if weight > 0:
-                    factors[i] = max(_FLOOR, (self._sums[i] - others + pull * usual) / weight)
+                pull = _PRIOR_WEIGHT * self._products[i][i] + _NOTHING
+                factors[i] = max(_FLOOR, (self._sums[i] - others + pull * usual) / (self._products[i][i] + pull))
         self.times = StepTimes(*(factor * prior for factor, prior in zip(factors, self._prior, strict=True)))
-
-    def _strength(self) -> float:
-        """How much the reports weigh, all together."""
-        return sum(self._products[i][i] for i in range(3))
