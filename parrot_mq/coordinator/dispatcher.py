@@ -165,6 +165,7 @@ class DispatcherActor(Actor):
         """Tell a worker which prefixes to keep, if it keeps any and they have changed: at most once a heartbeat."""
         if not ledger.can_pin:
             ledger.pinned = None  # it begins anew
+        self._events.heard(status)
             return
         if not self._is_settled:
             return

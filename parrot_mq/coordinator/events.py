@@ -21,6 +21,7 @@ from parrot_mq.messages import (
     Usage,
     Value,
     VariableAddress,
+    WorkerStatus,
     encode_json,
     event_subject,
 )
@@ -86,6 +87,10 @@ class Events:
         error = value if isinstance(value, ErrorInfo) else None
         now = self._clock.now()
         self._history.store(*address, now, producer=producer, usage=usage, error=error)
+
+    def heard(self, status: WorkerStatus) -> None:
+        """A worker says how far it is. The history learns of it; whoever listens has heard it from the worker."""
+        self._history.hear(status, self._clock.now())
 
     def closed(self, tenant: str, session: str) -> None:
         """A session was closed: names of its variables may mean something else from now on."""

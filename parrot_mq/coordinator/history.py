@@ -11,7 +11,7 @@ import msgspec
 
 from parrot_mq.coordinator.story import OutputRecord, StoredValue, shorten, shorten_error
 from parrot_mq.errors import ConfigurationError
-from parrot_mq.messages import ErrorInfo, SessionStory, TaskEvent, TaskStory, Usage
+from parrot_mq.messages import ErrorInfo, GenerationProgress, SessionStory, TaskEvent, TaskStory, Usage, WorkerStatus
 
 __all__ = ["History", "SessionHistory"]
 
@@ -68,6 +68,18 @@ class SessionHistory:
         elif (known := self._inputs.get(variable)) is None or stored.at < known.at:
             self.size += _INPUT_CHARACTERS if known is None else 0
             self._inputs[variable] = stored
+
+    def progress(self, worker: str, progress: GenerationProgress, variable: str, at: float) -> None:
+        """A worker says how far it is: once it knows the length of the prompt, it has read it."""
+        record = self._outputs.get(variable)
+        if record is None or not progress.num_prompt_tokens or record.has_started_on(worker):
+            return
+        num_tokens = progress.num_prompt_tokens
+        self.tell(
+            TaskEvent(
+                kind="started", task=record.task, variable=variable, at=at, worker=worker, num_prompt_tokens=num_tokens
+            )
+        )
 
     def _record(self, event: TaskEvent) -> OutputRecord | None:
         """Where an event belongs; nowhere if it is about a task whose output another one writes meanwhile.
@@ -174,6 +186,17 @@ class History:
         history.store(variable, at, producer=producer, usage=usage, error=error)
         self._size += history.size - size
         self._make_room(history)
+
+    def hear(self, status: WorkerStatus, at: float) -> None:
+        """A worker was heard of: it says how far it is with what it runs."""
+        for progress in status.progress:
+            tenant, _, rest = progress.key.partition(".")
+            session, _, variable = rest.partition(".")
+            if (history := self._sessions.get(SessionName(tenant, session))) is not None:
+                size = history.size
+                history.progress(status.worker, progress, variable, at)
+                self._size += history.size - size
+                self._make_room(history)
 
     def close(self, tenant: str, session: str) -> None:
         """A session was closed. What happened in it stays in memory."""

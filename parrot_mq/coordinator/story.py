@@ -104,6 +104,11 @@ class OutputRecord:
             self._stored = stored
             self.size = self.measure()
 
+    def has_started_on(self, worker: str) -> bool:
+        """Whether that worker is known to have read the prompt."""
+        started = self._events.get("started")
+        return started is not None and started.worker == worker
+
     @property
     def stored_at(self) -> float:
         """When it was set; 0 if it is not."""

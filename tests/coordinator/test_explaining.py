@@ -5,6 +5,7 @@ from __future__ import annotations
 from parrot_mq.client.control import SessionControl
 from parrot_mq.messages import SessionStory, TaskStory
 from parrot_mq.program import Input, Output, semantic_function
+from tests.coordinator.holding_engine import Gate
 from tests.coordinator.service import Service, eventually, expected, running_service
 
 
@@ -54,6 +55,28 @@ async def test_what_waits_and_what_failed_are_explained() -> None:
         assert failed.state == "failed"
         assert failed.error is not None
         assert failed.error.code == "engine_failure"
+
+
+async def test_what_runs_is_seen_to_run() -> None:
+    gate = Gate()
+    async with running_service(workers=()) as service, service.client().session() as session:
+        await service.add_holding_worker(gate=gate)
+        held = write(text="HOLD")
+
+        async def state() -> str:
+            return next((each.state for each in (await _explain(service, session.name)).stories), "")
+
+        async def is_there() -> bool:
+            return await state() in ("assigned", "running")
+
+        await eventually(is_there)
+        gate.open()
+        await held
+
+        async def is_finished() -> bool:
+            return await state() == "finished"
+
+        await eventually(is_finished)
 
 
 async def test_a_session_that_nobody_knows_is_no_mistake() -> None:

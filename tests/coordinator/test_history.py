@@ -13,7 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from parrot_mq.coordinator.history import MAX_ANSWER_CHARACTERS, History, SessionHistory
 from parrot_mq.coordinator.story import MAX_READS, OutputRecord, StoredValue
 from parrot_mq.errors import ConfigurationError
-from parrot_mq.messages import ErrorInfo, EventKind, LostAttempt, TaskEvent, TaskStory, Usage
+from parrot_mq.messages import (
+    ErrorInfo,
+    EventKind,
+    GenerationProgress,
+    LostAttempt,
+    TaskEvent,
+    TaskStory,
+    Usage,
+    WorkerStatus,
+)
 from parrot_mq.types import Objective
 
 BATCHED = Objective(kind="throughput")
@@ -220,6 +229,26 @@ def test_an_event_without_a_task_belongs_to_whichever_task_writes_the_variable(i
         history.tell(event)
     (story,) = history.stories()
     assert (story.task, story.prefilled_on, story.submitted_at) == ("task-v", "w", 1.0)
+
+
+def test_a_generation_runs_once_its_worker_says_how_long_the_prompt_is() -> None:
+    history = History()
+    for event in LIFE[:4]:
+        history.tell("default", "s", event)
+
+    def hear(progress: GenerationProgress, at: float) -> TaskStory:
+        status = WorkerStatus(worker="w1", model="small", state="ready", num_slots=1, progress=[progress])
+        history.hear(status, at)
+        history.check_integrity()
+        (story,) = history.story("default", "s").stories
+        return story
+
+    assert hear(GenerationProgress(key="default.s.v"), 5.0).state == "assigned"
+    story = hear(GenerationProgress(key="default.s.v", num_prompt_tokens=70), 6.0)
+    assert (story.state, story.started_at) == ("running", 6.0)
+    assert hear(GenerationProgress(key="default.s.v", num_prompt_tokens=70, output_ids=[1]), 7.0) == story
+    for unknown in ("default.s.other", "default.other.v", "odd"):
+        assert hear(GenerationProgress(key=unknown, num_prompt_tokens=70), 8.0) == story
 
 
 def test_a_task_without_outputs_has_a_story_too() -> None:
