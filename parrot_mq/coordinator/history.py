@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 
@@ -142,13 +141,6 @@ class SessionHistory:
         assert self.size == _SESSION_CHARACTERS + outputs + _INPUT_CHARACTERS * len(self._inputs)
 
 
-class SessionName(NamedTuple):
-    """Names a session: tenant and name."""
-
-    tenant: str
-    session: str
-
-
 class History:
     """What is remembered of all sessions. When there is too much, the session that was quiet for longest is forgotten.
 
@@ -160,7 +152,7 @@ class History:
         if max_characters < 4 * _SESSION_CHARACTERS:
             raise ConfigurationError(f"max_characters must be at least {4 * _SESSION_CHARACTERS}, got {max_characters}")
         self._max_characters = max_characters
-        self._sessions: OrderedDict[SessionName, SessionHistory] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, str], SessionHistory] = OrderedDict()
         self._size = 0
 
     def tell(self, tenant: str, session: str, event: TaskEvent) -> None:
@@ -192,7 +184,7 @@ class History:
         for progress in status.progress:
             tenant, _, rest = progress.key.partition(".")
             session, _, variable = rest.partition(".")
-            if (history := self._sessions.get(SessionName(tenant, session))) is not None:
+            if (history := self._sessions.get((tenant, session))) is not None:
                 size = history.size
                 history.progress(status.worker, progress, variable, at)
                 self._size += history.size - size
@@ -200,14 +192,14 @@ class History:
 
     def close(self, tenant: str, session: str) -> None:
         """A session was closed. What happened in it stays in memory."""
-        if (history := self._sessions.get(SessionName(tenant, session))) is not None:
+        if (history := self._sessions.get((tenant, session))) is not None:
             self._size -= history.size
             history.close()
             self._size += history.size
 
     def story(self, tenant: str, session: str, *, begin: int = 0, node: str = "", at: float = 0.0) -> SessionStory:
         """What is remembered of a session, from the output at `begin` on, as much as one answer takes."""
-        history = self._sessions.get(SessionName(tenant, session)) or SessionHistory()
+        history = self._sessions.get((tenant, session)) or SessionHistory()
         begin = max(begin, history.num_forgotten)
         stories: list[TaskStory] = []
         num_characters = 0
@@ -228,7 +220,7 @@ class History:
 
     def _touch(self, tenant: str, session: str) -> tuple[SessionHistory, int]:
         """The memory of a session, which is the newest now, and what it took so far."""
-        name = SessionName(tenant, session)
+        name = (tenant, session)
         history = self._sessions.get(name)
         if history is None:
             history = self._sessions[name] = SessionHistory()
@@ -237,10 +229,11 @@ class History:
         return history, history.size
 
     def _make_room(self, newest: SessionHistory) -> None:
-        size = newest.size
-        while newest.size > MAX_SHARE * self._max_characters and newest.forget_oldest():
-            pass
-        self._size += newest.size - size
+        if newest.size > MAX_SHARE * self._max_characters:
+            size = newest.size
+            while newest.size > MAX_SHARE * self._max_characters and newest.forget_oldest():
+                pass
+            self._size += newest.size - size
         while self._size > self._max_characters:
             _, oldest = self._sessions.popitem(last=False)
             self._size -= oldest.size

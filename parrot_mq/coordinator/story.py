@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -25,6 +24,8 @@ MAX_NAME = 256
 
 _EVENT_CHARACTERS = 400
 """What an event takes in memory besides its long texts, counted as characters."""
+_NAME_CHARACTERS = 72
+"""The longest name, with what it takes besides."""
 
 State = Literal["waiting", "ready", "assigned", "running", "finished", "failed"]
 
@@ -77,7 +78,7 @@ class OutputRecord:
     variable: str
     task: str
     first_at: float
-    size: int = 0
+    size: int = _EVENT_CHARACTERS
     _events: dict[str, TaskEvent] = field(default_factory=dict)
     _assigned: tuple[TaskEvent, ...] = ()
     _returned: tuple[TaskEvent, ...] = ()
@@ -87,22 +88,23 @@ class OutputRecord:
 
     def tell(self, event: TaskEvent) -> None:
         """Something happened to it."""
-        self.first_at = min(self.first_at, event.at)
+        if event.at < self.first_at:
+            self.first_at = event.at
         if event.kind == "assigned":
-            self._assigned = _newest(self._assigned, event)
+            before, self._assigned = self._assigned, _newest(self._assigned, event)
+            self.size += _measure(self._assigned) - _measure(before)
         elif event.kind == "returned":
-            self._returned = _newest(self._returned, event)
-        else:
-            known = self._events.get(event.kind)
-            if known is None or _replaces(event, known):
-                self._events[event.kind] = event
-        self.size = self.measure()
+            before, self._returned = self._returned, _newest(self._returned, event)
+            self.size += _measure(self._returned) - _measure(before)
+        elif (known := self._events.get(event.kind)) is None or _replaces(event, known):
+            self._events[event.kind] = event
+            self.size += _measure_event(event) - (0 if known is None else _measure_event(known))
 
     def store(self, stored: StoredValue) -> None:
         """It is set. A variable is set once: what was seen first counts."""
         if self._stored is None or stored.at < self._stored.at:
+            self.size += _measure_stored(stored) - _measure_stored(self._stored)
             self._stored = stored
-            self.size = self.measure()
 
     def has_started_on(self, worker: str) -> bool:
         """Whether that worker is known to have read the prompt."""
@@ -115,10 +117,9 @@ class OutputRecord:
         return self._stored.at if self._stored is not None else 0.0
 
     def measure(self) -> int:
-        """Find `size`."""
-        events = chain(self._events.values(), self._assigned, self._returned)
-        size = _EVENT_CHARACTERS + sum(map(_measure_event, events))
-        return size if self._stored is None else size + _EVENT_CHARACTERS + _measure_error(self._stored.error)
+        """Find what `size` has to be."""
+        events = _measure(self._events.values()) + _measure(self._assigned) + _measure(self._returned)
+        return _EVENT_CHARACTERS + events + _measure_stored(self._stored)
 
     # -- what follows ------------------------------------------------------------------------------------------------
 
@@ -268,6 +269,8 @@ def _replaces(event: TaskEvent, known: TaskEvent) -> bool:
 
 
 def _newest(events: tuple[TaskEvent, ...], event: TaskEvent) -> tuple[TaskEvent, ...]:
+    if not events:
+        return (event,)
     if event in events:
         return events
     return tuple(sorted((*events, event), key=_order)[-MAX_ATTEMPTS:])
@@ -309,6 +312,8 @@ def _last_of(reads: Iterable[str], stored_at: Callable[[str], float], *, after: 
 
 def shorten(event: TaskEvent) -> TaskEvent:
     """The event with texts of a bounded size; mostly the same one."""
+    if not event.reads and not event.function and not event.reason and event.error is None:
+        return event
     changes: dict[str, object] = {}
     if len(event.reads) > MAX_READS:
         changes["reads"] = event.reads[:MAX_READS]
@@ -331,9 +336,17 @@ def _cut(text: str, max_characters: int) -> str:
     return text if len(text) <= max_characters else f"{text[: max_characters - 1]}…"
 
 
+def _measure(events: Iterable[TaskEvent]) -> int:
+    return sum(map(_measure_event, events))
+
+
 def _measure_event(event: TaskEvent) -> int:
-    texts = len(event.function) + len(event.reason) + sum(map(len, event.reads)) + 8 * len(event.reads)
-    return _EVENT_CHARACTERS + texts + _measure_error(event.error)
+    size = _EVENT_CHARACTERS + len(event.function) + len(event.reason) + _NAME_CHARACTERS * len(event.reads)
+    return size if event.error is None else size + _measure_error(event.error)
+
+
+def _measure_stored(stored: StoredValue | None) -> int:
+    return 0 if stored is None else _EVENT_CHARACTERS + _measure_error(stored.error)
 
 
 def _measure_error(error: ErrorInfo | None) -> int:
