@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ def test_a_large_value_counts_with_its_bytes() -> None:
 def test_sizes_are_learned(per_token: float, share: float) -> None:
     sizes = SizeModel()
     job = make_job("a", ("x" * 4000,), max_tokens=1000)
-    assert sizes.size(job) == Size((4000 // CHARACTERS_PER_TOKEN + 1,), 1000)
+    assert sizes.size(job) == Size((int(4000 / CHARACTERS_PER_TOKEN) + 1,), 1000)
     for _ in range(200):
         sizes.learn_prompt(num_characters=4000, num_tokens=int(4000 / per_token))
         sizes.learn_output(max_tokens=1000, num_tokens=int(1000 * share))
@@ -291,15 +292,9 @@ def test_a_transcript_is_always_the_beginning_of_the_output(steps: list[tuple[in
 # -- ledgers ---------------------------------------------------------------------------------------------------------
 
 
-def _status(*running: str, state: str = "ready", num_slots: int = 4, **details: object) -> WorkerStatus:
-    return WorkerStatus(
-        worker="w",
-        model="m",
-        state=state,
-        num_slots=num_slots,
-        running=list(running),
-        **details,  # type: ignore[arg-type]
-    )
+def _status(*running: str, **details: Any) -> WorkerStatus:
+    given: dict[str, Any] = {"state": "ready", "num_slots": 4, **details}
+    return WorkerStatus(worker="w", model="m", running=list(running), **given)
 
 
 def _ledger(*running: str) -> WorkerLedger:
