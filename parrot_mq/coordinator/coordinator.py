@@ -28,6 +28,7 @@ from parrot_mq.coordinator.protocol import (
 from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.coordinator.session import SessionActor
 from parrot_mq.coordinator.statistics import Board, CoordinatorStatistics
+from parrot_mq.coordinator.tenants import Quotas
 from parrot_mq.errors import ActorStopped, MalformedMessage, ParrotError
 from parrot_mq.messages import (
     ALL_CONTROL,
@@ -39,7 +40,9 @@ from parrot_mq.messages import (
     SessionCancel,
     SessionClose,
     SessionExplain,
+    SessionMark,
     SessionOpen,
+    SessionReply,
     SessionStory,
     WorkerStatus,
     decode,
@@ -54,6 +57,7 @@ __all__ = ["Coordinator", "open_coordinator"]
 
 CONTROL: dict[str, type[Message]] = {
     "open": SessionOpen,
+    "mark": SessionMark,
     "explain": SessionExplain,
     "cancel": SessionCancel,
     "close": SessionClose,
@@ -83,6 +87,7 @@ class CoordinatorActor(Actor):
         self._clock = clock
         self._events = Events(bus, clock, board.history)
         self._models = Models()
+        self._quotas = Quotas(config.tenants)
         self._leases = board.leases
         self._board = board
         self._sessions: dict[SessionKey, ActorRef] = {}
@@ -156,6 +161,8 @@ class CoordinatorActor(Actor):
             raise MalformedMessage(message_type="control", path="subject", expected=f"One of {', '.join(CONTROL)}")
         request: Message = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
         key = SessionKey(tenant, name)
+        if isinstance(request, SessionMark) and request.only_unmarked:
+            return await self._mark(key, request)
         if not isinstance(request, SessionOpen):
             await self._facts.catch_up(key)
         if isinstance(request, SessionExplain):
@@ -168,6 +175,12 @@ class CoordinatorActor(Actor):
             except ActorStopped:
                 if self._sessions.get(key) == session:
                     raise  # else it was just dropped as idle
+
+    async def _mark(self, key: SessionKey, mark: SessionMark) -> SessionReply:
+        """Somebody waits for variables. That comes often and is a hint: nothing is looked up, and no session begins."""
+        if (session := self._sessions.get(key)) is not None:
+            await session.tell(mark)
+        return SessionReply()
 
     def _explain(self, request: SessionExplain, tenant: str, session: str) -> SessionStory:
         node, now = self._config.node, self._clock.now()
@@ -206,6 +219,8 @@ class CoordinatorActor(Actor):
             models=self._models,
             events=self._events,
             coordinator=self.context.ref,
+            quotas=self._quotas,
+            salt=self._config.tenants.salt(key.tenant),
             idle_s=self._config.session_idle_s,
         )
 

@@ -18,6 +18,7 @@ from parrot_mq.coordinator.protocol import (
     Done,
     Enqueue,
     Expect,
+    Expire,
     GenerationFailed,
     GiveBack,
     Judge,
@@ -94,6 +95,8 @@ class DispatcherActor(Actor):
                 self.state.expect(message, self._now)
             case Judge(standings=standings):
                 self.state.judge(standings)
+            case Expire():
+                self._expire(message)
             case Done():
                 await self._forget(message)
             case WorkerReport(status=status):
@@ -120,6 +123,12 @@ class DispatcherActor(Actor):
         self._sessions[generation.key] = session
         expires_at = now + generation.deadline - self.context.clock.now()
         self.state.enqueue(generation, now=now, expires_at=expires_at)
+
+    def _expire(self, expire: Expire) -> None:
+        """What has not begun is of no use any more; its session says so on its output, and then it is forgotten."""
+        session = self._sessions.get(expire.key)
+        if session is not None and not self.state.is_running(expire.key):
+            self.context.run(_tell(session, expire.failure), name="expire")  # a session may wait for room here
 
     async def _forget(self, done: Done) -> None:
         for key in done.keys:
@@ -156,6 +165,7 @@ class DispatcherActor(Actor):
         worker = status.worker
         if worker not in self._refs:
             self._refs[worker] = self.context.system.remote(worker_address(worker), answers=Assigned)
+        self._events.heard(status)
         if lost := self.state.report(status, self._now):
             reason = GenerationAborted(f"worker {worker!r} does not know of it", worker=worker)
             self._take_back(GiveBack(worker, lost, reason))
@@ -165,7 +175,6 @@ class DispatcherActor(Actor):
         """Tell a worker which prefixes to keep, if it keeps any and they have changed: at most once a heartbeat."""
         if not ledger.can_pin:
             ledger.pinned = None  # it begins anew
-        self._events.heard(status)
             return
         if not self._is_settled:
             return

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable
 
 from parrot_mq.actors import ActorRef
+from parrot_mq.bus import Delivery
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.expectations import Expectations
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.models import Models
-from parrot_mq.coordinator.protocol import Done, Enqueue, SessionKey
+from parrot_mq.coordinator.protocol import Done, Enqueue, Expire, GenerationFailed, Judge, SessionKey
 from parrot_mq.coordinator.ready import ReadyGeneration
 from parrot_mq.coordinator.session_state import Assignment, SessionState
 from parrot_mq.coordinator.task import Refusal, Task, read_task
+from parrot_mq.coordinator.tenants import Quotas
 from parrot_mq.errors import CodecError, DeadlineExceeded, DuplicateProducer, InputFailed, ParrotError, TaskCancelled
-from parrot_mq.messages import ErrorInfo, TaskAddress, Usage, Value, VariableAddress
-from parrot_mq.program import Node
+from parrot_mq.messages import ErrorInfo, SessionMark, TaskAddress, Usage, Value, VariableAddress
+from parrot_mq.program import Node, Standing
 from parrot_mq.types import VariableId
 
 __all__ = ["GraphExecutor"]
+
+MAX_JUDGED = 1000
+"""Most generations of which one message to a dispatcher says what is wanted."""
 
 
 class GraphExecutor:
@@ -27,16 +33,28 @@ class GraphExecutor:
     Source: Parrot (OSDI'24) section 5.1.
     """
 
-    def __init__(self, key: SessionKey, *, facts: Facts, models: Models, events: Events, session: ActorRef) -> None:
+    def __init__(
+        self,
+        key: SessionKey,
+        *,
+        facts: Facts,
+        models: Models,
+        events: Events,
+        session: ActorRef,
+        quotas: Quotas,
+        salt: str,
+    ) -> None:
         self._key = key
         self._facts = facts
         self._models = models
         self._events = events
         self._session = session
+        self._quotas = quotas
+        self._salt = salt
         self._knows_all = False  # every variable of the session that is set is among the values
         self._unsure: set[VariableId] = set()
-        self._expectations = Expectations(key, models, session)
-        self.state = SessionState()
+        self.state = SessionState(".".join(key))
+        self._expectations = Expectations(self.state, models, session, salt=salt)
 
     async def open(self) -> None:
         """Find out whether the session begins just now: then nothing has ever to be looked up."""
@@ -49,18 +67,25 @@ class GraphExecutor:
         """Enter the tasks that arrived, in order."""
         state = self.state
         arrived, state.arrived = state.arrived, {}
-        tasks = [read_task(*each) for each in arrived.items() if self._is_new(each[0])]
+        tasks = [self._read_task(*each) for each in arrived.items() if self._is_new(each[0])]
         await self._look_up([task for task in tasks if isinstance(task, Task)])
+        entered = []
         for task in tasks:
-            if isinstance(task, Task):
-                await self._enter(task)
-            else:
+            if isinstance(task, Refusal):
                 await self._refuse(task)
+            elif await self._enter(task):
+                entered.append(task)
+        await self._deduce()  # before anything is handed over, so that it goes with what is wanted of it
+        for task in entered:
+            await self._begin(task)
         self._forget_values()
 
     def _is_new(self, address: TaskAddress) -> bool:
         """Whether there is something to do: a task may come twice, the second time when it is settled already."""
         return address.task not in self.state.tasks and self._facts.is_unfinished(address)
+
+    def _read_task(self, address: TaskAddress, delivery: Delivery) -> Task | Refusal:
+        return read_task(address, delivery, is_inherited=self._facts.is_inherited(delivery))
 
     async def _look_up(self, tasks: list[Task]) -> None:
         """Fetch what is set already and not known here."""
@@ -87,26 +112,38 @@ class GraphExecutor:
         for name, value in (await self._facts.values(self._key, sorted(names))).items():
             await self._store(name, value)
 
-    async def _enter(self, task: Task) -> None:
+    async def _enter(self, task: Task) -> bool:
+        """Take a task into the graph; returns whether there is something to do for it."""
         state = self.state
         task.unset = {name for name in task.unset if name not in state.values}  # not O(all values)
         if not task.unset:
             await self._facts.settle(task.address)
-            return
+            return False
         try:
-            nodes, ready = state.enter(task)
+            self._quotas.admit(task.address, is_accepted=task.is_inherited)
+            nodes = state.enter(task)
         except ParrotError as error:
+            self._quotas.leave(task.address)
             await self._refuse(Refusal(task.address, sorted(task.unset), error))
-            return
+            return False
         self._events.submitted(task.address, task.record, nodes)
-        are_ready = {node.writes for node in ready}
-        for name in [node.writes for node in nodes if node.writes not in are_ready]:
-            await self._expectations.add(task.generations[name], task.record.model, state.values)
-        for name in {name for node in nodes for name in node.reads}:
+        return True
+
+    async def _begin(self, task: Task) -> None:
+        """Hand over what is ready of a task, and tell what is known of the rest."""
+        state = self.state
+        for name in {name for planned in task.generations.values() for name in planned.reads}:
             if isinstance(value := state.values.get(name), ErrorInfo):
                 await self._spread(name, value)
-        for node in ready:
-            await self._place(node)
+        for name, planned in task.generations.items():
+            node = state.graph.producer(name)
+            if node is None or node.task != task.address.task:
+                continue
+            await self._expectations.found_producer(name)
+            if state.graph.num_missing(name):
+                await self._expectations.add(planned, task.record.model)
+            elif name not in state.enqueued and name not in state.homeless:
+                await self._place(node)
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Say why on the outputs that no other task writes; keep the record if that does not tell everyone."""
@@ -130,12 +167,29 @@ class GraphExecutor:
         return len(tasks)
 
     async def expire(self, now: float) -> None:
-        """Give up the tasks whose time is over."""
+        """Give up the tasks whose time is over, and the outputs that are of no use any more and have not begun."""
         for name in self.state.deadlines.pop_due(now):
             if (task := self.state.tasks.get(name)) is None:
                 continue
             error = DeadlineExceeded(what=f"task {name!r}", timeout_s=task.record.timeout_s)
             await self.fail((name, error) for name in sorted(task.unset))
+        for name in self.state.expiries.pop_due(now):
+            await self._expire_output(VariableId(name))
+
+    async def _expire_output(self, name: VariableId) -> None:
+        deadline_s = self.state.objectives.standing(name).objective.deadline_s
+        error = DeadlineExceeded(what=f"variable {name!r}", timeout_s=deadline_s or 0.0)
+        if (assignment := self.state.enqueued.get(name)) is None:
+            await self.fail([(name, error)])
+        else:  # the dispatcher knows whether a worker has it
+            await assignment.dispatcher.tell(Expire(assignment.key, GenerationFailed(name, error)))
+
+    async def give_up(self, variable: VariableId, error: ParrotError) -> None:
+        """A generation failed for good. Unless its time is over the record of its task is kept, for people."""
+        task = self.state.writers.get(variable)
+        if task is not None and not isinstance(error, DeadlineExceeded):
+            await self._facts.keep_record(task.address, error)
+        await self.fail([(variable, error)])
 
     # -- variables ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +210,8 @@ class GraphExecutor:
             for node in state.graph.resolve(variable):
                 await self._place(node)
             for node in state.graph.consumers(variable):
-                await self._expectations.extend(node.writes, state.values)
+                await self._expectations.extend(node.writes, variable)
+        await self._deduce()
 
     async def _settle_output(self, variable: VariableId, value: Value, producer: str, usage: Usage | None) -> None:
         state = self.state
@@ -165,14 +220,14 @@ class GraphExecutor:
             return
         if isinstance(value, ErrorInfo):
             self._events.emit(task.address, "failed", variable=variable, error=value)
-        state.graph.finish(variable)
-        state.homeless.pop(variable, None)
+        state.finish(variable)
         await self._expectations.withdraw([variable])
         if (assignment := state.enqueued.pop(variable, None)) is not None:
             await assignment.dispatcher.tell(Done((assignment.key,), producer, usage))
         task.unset.discard(variable)
         if not task.unset:
             state.leave(task)
+            self._quotas.leave(task.address)
             await self._facts.settle(task.address)
 
     async def _spread(self, variable: VariableId, cause: ErrorInfo) -> None:
@@ -180,9 +235,10 @@ class GraphExecutor:
         code, sentence = cause.code, cause.message
         if code == InputFailed.code:
             code, sentence = str(cause.facts.get("cause_code", code)), str(cause.facts.get("cause", sentence))
+        failed = self.state.fail(variable)
+        await self._expectations.withdraw(node.writes for node, _ in failed)
         await self.fail(
-            (node.writes, InputFailed(variable=read, cause_code=code, cause=sentence))
-            for node, read in self.state.graph.fail(variable)
+            (node.writes, InputFailed(variable=read, cause_code=code, cause=sentence)) for node, read in failed
         )
 
     async def fail(self, failures: Iterable[tuple[VariableId, ParrotError]]) -> None:
@@ -196,6 +252,26 @@ class GraphExecutor:
         """Keep the memory of a session that goes on and on bounded; only between tasks that are entered."""
         if self.state.forget_values():
             self._knows_all = False
+
+    # -- objectives --------------------------------------------------------------------------------------------------
+
+    async def mark(self, mark: SessionMark) -> None:
+        """Somebody says what is wanted of variables."""
+        for name in mark.variables:
+            self.state.mark(VariableId(name), mark.objective, only_unmarked=mark.only_unmarked)
+        await self._deduce()
+
+    async def _deduce(self) -> None:
+        """Tell the dispatchers of what they have what is wanted of it now, as far as that has changed."""
+        told: dict[ActorRef, list[tuple[str, Standing]]] = {}
+        for name, standing in self.state.objectives.deduce().items():
+            assignment = self.state.enqueued.get(name) or self._expectations.get(name)
+            if assignment is not None:
+                told.setdefault(assignment.dispatcher, []).append((assignment.key, standing))
+        for dispatcher, standings in told.items():
+            for begin in range(0, len(standings), MAX_JUDGED):
+                await dispatcher.tell(Judge(tuple(standings[begin : begin + MAX_JUDGED])))
+                await asyncio.sleep(0)  # others have their turn between large parts
 
     # -- ready -------------------------------------------------------------------------------------------------------
 
@@ -218,12 +294,20 @@ class GraphExecutor:
         dispatcher = self._models.dispatcher(model)
         state.enqueued[node.writes] = Assignment(dispatcher, generation.key)
         self._expectations.drop(node.writes)
-        self._events.emit(task.address, "ready", variable=node.writes)
+        standing = generation.standing
+        self._events.emit(
+            task.address, "ready", variable=node.writes, objective=standing.objective, group=standing.group
+        )
         await dispatcher.tell(Enqueue(generation, self._session))
 
     def _to_ready(self, task: Task, node: Node, model: str) -> ReadyGeneration:
-        values = {name: value for name in node.reads if not isinstance(value := self.state.values[name], ErrorInfo)}
-        return task.generations[node.writes].to_ready(task.address, model, task.deadline, values)
+        state, name = self.state, node.writes
+        values = {read: value for read in node.reads if not isinstance(value := state.values[read], ErrorInfo)}
+        expires_at = state.objectives.expires_at(name)
+        deadline = task.deadline if expires_at is None else min(task.deadline, expires_at)
+        return task.generations[name].to_ready(
+            task.address, model, deadline, values, standing=state.objectives.standing(name), salt=self._salt
+        )
 
     async def place_homeless(self) -> None:
         """Try again what is for a model of which nobody knew whether it is served."""
@@ -241,7 +325,9 @@ class GraphExecutor:
         await self._expectations.tell_again(dispatcher)
 
     async def withdraw_all(self) -> None:
-        """Take back what dispatchers have; they stop it where it runs."""
+        """Take back what dispatchers have, who stop it where it runs, and let go of all tasks."""
         for assignment in self.state.enqueued.values():
             await assignment.dispatcher.tell(Done((assignment.key,)))
         await self._expectations.withdraw_all()
+        for task in self.state.tasks.values():
+            self._quotas.leave(task.address)

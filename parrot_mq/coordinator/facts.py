@@ -55,6 +55,7 @@ class Facts:
         self._unfinished: dict[SessionKey, dict[TaskAddress, Delivery]] = {}
         self._subscriptions: list[Subscription] = []
         self._last_task = 0  # sequence of the newest task that was handed on
+        self._inherited_up_to = 0
         self._task_came = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -71,6 +72,7 @@ class Facts:
         self._last_task = 0
         try:
             newest = await self._bus.last_sequence(STREAM_VARS)
+            self._inherited_up_to = await self._bus.last_sequence(STREAM_TASKS)
             self._subscriptions = [await self._bus.follow(STREAM_VARS, self._variable_delivered, after_sequence=newest)]
             self._subscriptions.append(await self._bus.take(STREAM_TASKS, self._task_delivered, consumer=CONSUMER))
         except BaseException:
@@ -166,6 +168,10 @@ class Facts:
         """Whether a task was taken and is not settled."""
         return address in self._unfinished.get(SessionKey(address.tenant, address.session), ())
 
+    def is_inherited(self, task: Delivery) -> bool:
+        """Whether a task was stored before `start`: then somebody else may have let it in."""
+        return task.sequence <= self._inherited_up_to
+
     @property
     def num_unfinished(self) -> int:
         """All tasks that were taken and not settled."""
@@ -206,13 +212,17 @@ class Facts:
 
     async def bury(self, address: TaskAddress, error: ParrotError) -> None:
         """Keep the record of a task that cannot be run, and why; then remove it from the work."""
+        await self.keep_record(address, error)
+        await self.settle(address)
+
+    async def keep_record(self, address: TaskAddress, error: ParrotError) -> None:
+        """Store the record of a task that is given up, and why; it stays among the work until its outputs are set."""
         delivery = self._unfinished.get(SessionKey(address.tenant, address.session), {}).get(address)
         record = _readable(delivery)[:MAX_RECORD_CHARACTERS] if delivery is not None else ""
         reason = ErrorInfo.from_error(error)
         dead = DeadTask(session=address.session, task=address.task, reason=reason, record=record)
         await self._bus.publish_once(dead_subject(address.tenant, address.task), encode_json(dead))
-        log.warning("task_rejected", session=address.session, task=address.task, error=error.message)
-        await self.settle(address)
+        log.warning("task_given_up", session=address.session, task=address.task, error=error.message)
 
     async def forget(self, key: SessionKey) -> int:
         """Remove a session's tasks and values; returns the sequence up to which its variables are gone for sure."""

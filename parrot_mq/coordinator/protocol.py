@@ -22,6 +22,7 @@ __all__ = [
     "EnqueueAgain",
     "EnterTasks",
     "Expect",
+    "Expire",
     "ExpireTasks",
     "GenerationFailed",
     "GiveBack",
@@ -144,6 +145,14 @@ class Judge:
     """The graph has grown or a mark has changed: this is what is wanted of generations now (by key), ready or not."""
 
     standings: tuple[tuple[str, Standing], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """A generation (by key) is of no use any more: give it up with these words, unless a worker has it."""
+
+    key: str
+    failure: GenerationFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 
 from parrot_mq.messages import (
     BlobRef,
@@ -123,15 +124,32 @@ class PlannedGeneration:
         """
         return (*after, *chain_digests(self._known_digests(values, len(after)), after=after[-1] if after else ""))
 
+    def known_segments(self, values: Mapping[VariableId, Value], num: int) -> tuple[Known, ...]:
+        """The first `num` segments, which must be known."""
+        known = (values[VariableId(s.variable)] if isinstance(s, VariableRef) else s for s in self.segments[:num])
+        return tuple(segment for segment in known if not isinstance(segment, ErrorInfo))
+
+    def awaits(self, num_known: int) -> VariableId | None:
+        """The variable that stands next after the leading segments that are known."""
+        following = self.segments[num_known] if num_known < len(self.segments) else None
+        return VariableId(following.variable) if isinstance(following, VariableRef) else None
+
     def _known_digests(self, values: Mapping[VariableId, Value], begin: int) -> Iterator[bytes]:
-        for segment in self.segments[begin:]:
+        for segment in islice(self.segments, begin, None):
             value = values.get(VariableId(segment.variable)) if isinstance(segment, VariableRef) else segment
             if value is None or isinstance(value, ErrorInfo):
                 return
             yield _digest(value)
 
     def to_ready(
-        self, task: TaskAddress, model: str, deadline: float, values: Mapping[VariableId, Known]
+        self,
+        task: TaskAddress,
+        model: str,
+        deadline: float,
+        values: Mapping[VariableId, Known],
+        *,
+        standing: Standing = Standing(),
+        salt: str = "",
     ) -> ReadyGeneration:
         """Put the values in; every variable in `reads` must be among `values`."""
         segments = tuple(values[VariableId(s.variable)] if isinstance(s, VariableRef) else s for s in self.segments)
@@ -143,6 +161,8 @@ class PlannedGeneration:
             prefix_hashes=tuple(chain_digests(_digest(segment) for segment in segments)),
             sampling=self.output.sampling,
             deadline=deadline,
+            standing=standing,
+            salt=salt,
         )
 
 

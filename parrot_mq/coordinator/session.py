@@ -23,8 +23,9 @@ from parrot_mq.coordinator.protocol import (
     VariableStored,
     tell_self,
 )
+from parrot_mq.coordinator.tenants import Quotas
 from parrot_mq.errors import ActorError
-from parrot_mq.messages import SessionCancel, SessionClose, SessionOpen, SessionReply, VariableAddress
+from parrot_mq.messages import SessionCancel, SessionClose, SessionMark, SessionOpen, SessionReply, VariableAddress
 
 __all__ = ["SessionActor"]
 
@@ -41,13 +42,24 @@ class SessionActor(Actor):
     """
 
     def __init__(
-        self, key: SessionKey, *, facts: Facts, models: Models, events: Events, coordinator: ActorRef, idle_s: float
+        self,
+        key: SessionKey,
+        *,
+        facts: Facts,
+        models: Models,
+        events: Events,
+        coordinator: ActorRef,
+        quotas: Quotas,
+        salt: str,
+        idle_s: float,
     ) -> None:
         self._key = key
         self._facts = facts
         self._models = models
         self._events = events
         self._coordinator = coordinator
+        self._quotas = quotas
+        self._salt = salt
         self._idle_s = idle_s
         self._purged_up_to = 0  # facts up to this sequence were removed when the session was closed
         self._will_look_again = False
@@ -82,7 +94,7 @@ class SessionActor(Actor):
             case EnqueueAgain(dispatcher=dispatcher):
                 await self._executor.enqueue_again(dispatcher)
             case GenerationFailed(variable=variable, error=error):
-                await self._executor.fail([(variable, error)])
+                await self._executor.give_up(variable, error)
             case SessionIdle():
                 self._offer_to_stop()
             case _:
@@ -91,7 +103,13 @@ class SessionActor(Actor):
 
     def _make_executor(self) -> GraphExecutor:
         return GraphExecutor(
-            self._key, facts=self._facts, models=self._models, events=self._events, session=self.context.ref
+            self._key,
+            facts=self._facts,
+            models=self._models,
+            events=self._events,
+            session=self.context.ref,
+            quotas=self._quotas,
+            salt=self._salt,
         )
 
     # -- facts -------------------------------------------------------------------------------------------------------
@@ -120,7 +138,7 @@ class SessionActor(Actor):
 
     def _arm_deadline(self) -> None:
         """Be told when the next deadline passes."""
-        next_at = self._executor.state.deadlines.next_at
+        next_at = self._executor.state.next_deadline
         if next_at == self._alarm_at:
             return
         if self._alarm is not None:
@@ -141,11 +159,20 @@ class SessionActor(Actor):
             case SessionOpen():
                 await self._executor.open()
                 return SessionReply()
+            case SessionMark():
+                return await self._mark(message)
             case SessionCancel(variables=variables):
                 return await self._cancel(variables)
             case SessionClose():
                 return await self._close()
         return None
+
+    async def _mark(self, mark: SessionMark) -> SessionReply:
+        if not mark.only_unmarked:  # what tasks say that were stored before the mark was sent, it replaces
+            await self._enter_arrived()
+        await self._executor.mark(mark)
+        self._arm_deadline()
+        return SessionReply()
 
     async def _cancel(self, variables: list[str]) -> SessionReply:
         await self._enter_arrived()

@@ -9,8 +9,8 @@ from parrot_mq.bus import Delivery
 from parrot_mq.coordinator.task import Deadlines, Task
 from parrot_mq.errors import DuplicateProducer
 from parrot_mq.messages import ErrorInfo, TaskAddress, Value
-from parrot_mq.program import Graph, Node
-from parrot_mq.types import VariableId
+from parrot_mq.program import FailedNode, Graph, Node, Objectives
+from parrot_mq.types import Objective, VariableId
 
 __all__ = ["Assignment", "SessionState"]
 
@@ -29,9 +29,17 @@ class Assignment:
 
 @dataclass(slots=True)
 class SessionState:
-    """What a session knows. Plain methods: each changes it as a whole."""
+    """What a session knows. Plain methods: each changes it as a whole.
 
+    Attributes:
+        name: `tenant.session`.
+        deadlines: Of tasks.
+        expiries: Of outputs whose own marks say when they are of no use any more.
+    """
+
+    name: str = ""
     graph: Graph = field(default_factory=Graph)
+    objectives: Objectives = field(init=False)
     values: dict[VariableId, Value] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     writers: dict[VariableId, Task] = field(default_factory=dict)
@@ -42,14 +50,23 @@ class SessionState:
     homeless: dict[VariableId, Node] = field(default_factory=dict)
     """Ready, but for a model of which nobody knows yet whether it is served."""
     deadlines: Deadlines = field(default_factory=Deadlines)
+    expiries: Deadlines = field(default_factory=Deadlines)
     _num_characters: int = 0
     _max_characters: int = MAX_KEPT_CHARACTERS
 
-    def enter(self, task: Task) -> tuple[list[Node], list[Node]]:
+    def __post_init__(self) -> None:
+        self.objectives = Objectives(self.graph, self.name)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """Seconds since 1970, at the latest when the first time is over; None if nothing is watched."""
+        return min((at for at in (self.deadlines.next_at, self.expiries.next_at) if at is not None), default=None)
+
+    def enter(self, task: Task) -> list[Node]:
         """Take in a task.
 
         Returns:
-            Its nodes, and those of them that are ready.
+            Its nodes.
 
         Raises:
             DuplicateProducer: Another task writes one of its outputs. Nothing has changed.
@@ -59,16 +76,51 @@ class SessionState:
             if (other := self.writers.get(name)) is not None:
                 raise DuplicateProducer(variable=name, producer=other.address.task)
         nodes = task.nodes()
-        ready = self.graph.add(nodes, known=self._texts_read_by(nodes))
+        self.graph.add(nodes, known=self._texts_read_by(nodes))
+        self.objectives.add(nodes, stored_at=task.stored_at, marks=task.marks)
         self.tasks[task.address.task] = task
         self.writers.update(dict.fromkeys(task.unset, task))
         self.deadlines.add(task.address.task, task.deadline)
-        return nodes, ready
+        for node in nodes:
+            self._watch(node.writes)
+        return nodes
+
+    def finish(self, variable: VariableId) -> None:
+        """Nobody has to generate a variable any more."""
+        self.graph.finish(variable)
+        self._forget_node(variable)
+
+    def fail(self, variable: VariableId) -> list[FailedNode]:
+        """A variable will never have a text; returns the generations that can never run, which are forgotten."""
+        failed = self.graph.fail(variable)
+        for node, _ in failed:
+            self._forget_node(node.writes)
+        return failed
+
+    def _forget_node(self, variable: VariableId) -> None:
+        self.objectives.remove(variable)
+        self.expiries.remove(variable)
+        self.homeless.pop(variable, None)
 
     def leave(self, task: Task) -> None:
         """Forget a task whose outputs are all set."""
         self.tasks.pop(task.address.task, None)
         self.deadlines.remove(task.address.task)
+
+    def mark(self, variable: VariableId, objective: Objective, *, only_unmarked: bool) -> None:
+        """Say what is wanted of a variable; of one that is set, nothing."""
+        if variable not in self.values:
+            self.objectives.mark(variable, objective, only_unmarked=only_unmarked)
+            if self.graph.producer(variable) is not None:
+                self._watch(variable)
+
+    def _watch(self, variable: VariableId) -> None:
+        """Keep in mind when a variable that is not set is of no use any more."""
+        expires_at = self.objectives.expires_at(variable)
+        if expires_at is None:
+            self.expiries.remove(variable)
+        else:
+            self.expiries.add(variable, expires_at)
 
     def _texts_read_by(self, nodes: list[Node]) -> set[VariableId]:
         reads = {name for node in nodes for name in node.reads}

@@ -13,7 +13,7 @@ from parrot_mq.errors import DuplicateProducer, ParrotError
 from parrot_mq.messages import PromptTask, TaskAddress, decode, salvage_outputs
 from parrot_mq.observability import get_logger
 from parrot_mq.program import Node
-from parrot_mq.types import VariableId
+from parrot_mq.types import Objective, VariableId
 
 __all__ = ["Deadlines", "Refusal", "Task", "read_task"]
 
@@ -22,14 +22,31 @@ log = get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A task that is not finished."""
+    """A task that is not finished.
+
+    Attributes:
+        stored_at: When the server stored it, seconds since 1970.
+        is_inherited: It was stored before this coordinator began: an earlier one may have let it in.
+        unset: Outputs that are not set yet.
+    """
 
     address: TaskAddress
     record: PromptTask
-    deadline: float
+    stored_at: float
     generations: dict[VariableId, PlannedGeneration]
     unset: set[VariableId]
-    """Outputs that are not set yet."""
+    is_inherited: bool = False
+
+    @property
+    def deadline(self) -> float:
+        """When its time is over, seconds since 1970."""
+        return self.stored_at + self.record.timeout_s
+
+    @property
+    def marks(self) -> dict[VariableId, Objective]:
+        """What it says of its outputs."""
+        objectives = {name: planned.output.objective for name, planned in self.generations.items()}
+        return {name: objective for name, objective in objectives.items() if objective is not None}
 
     def nodes(self) -> list[Node]:
         """What has to be generated, in the order of the template."""
@@ -48,10 +65,10 @@ class Refusal(NamedTuple):
     error: ParrotError
 
 
-def read_task(address: TaskAddress, delivery: Delivery) -> Task | Refusal:
+def read_task(address: TaskAddress, delivery: Delivery, *, is_inherited: bool = False) -> Task | Refusal:
     """Decode and plan a task; whatever is wrong with it becomes a refusal."""
     try:
-        return _plan(address, delivery)
+        return _plan(address, delivery, is_inherited)
     except ParrotError as error:
         problem = error
     except Exception as error:
@@ -60,12 +77,12 @@ def read_task(address: TaskAddress, delivery: Delivery) -> Task | Refusal:
     return Refusal(address, [VariableId(name) for name in salvage_outputs(delivery.payload)], problem)
 
 
-def _plan(address: TaskAddress, delivery: Delivery) -> Task:
+def _plan(address: TaskAddress, delivery: Delivery, is_inherited: bool) -> Task:
     record = decode(delivery.payload, PromptTask, delivery.headers)
     generations = {planned.writes: planned for planned in plan_task(record)}
     if len(generations) < len(record.outputs):
         raise DuplicateProducer(variable=_first_repeated(record), producer=address.task)
-    return Task(address, record, delivery.timestamp + record.timeout_s, generations, set(generations))
+    return Task(address, record, delivery.timestamp, generations, set(generations), is_inherited)
 
 
 def _first_repeated(record: PromptTask) -> str:
@@ -74,35 +91,40 @@ def _first_repeated(record: PromptTask) -> str:
 
 
 class Deadlines:
-    """Which task's time is over next. Adding and removing cost O(log n) in the number of tasks that are there."""
+    """Whose time is over next, of tasks or of variables. Adding and removing cost O(log n) in how many are there."""
 
     def __init__(self) -> None:
-        self._by_task: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []  # with entries of tasks that were removed; never more than as many
+        self._by_name: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []  # with entries of those that were removed; never more than as many
 
     @property
     def next_at(self) -> float | None:
         """Seconds since 1970, at the latest when the first time is over; None if nothing is watched."""
         return self._heap[0][0] if self._heap else None
 
-    def add(self, task: str, deadline: float) -> None:
-        """Watch a task."""
-        self._by_task[task] = deadline
-        heapq.heappush(self._heap, (deadline, task))
+    def add(self, name: str, deadline: float) -> None:
+        """Watch a task or variable, from now on with this deadline."""
+        if self._by_name.get(name) != deadline:
+            self._by_name[name] = deadline
+            heapq.heappush(self._heap, (deadline, name))
+            self._tidy()
 
-    def remove(self, task: str) -> None:
-        """Watch a task no more, if it was watched."""
-        self._by_task.pop(task, None)
-        if len(self._heap) > 2 * len(self._by_task):
-            self._heap = [(deadline, each) for each, deadline in self._by_task.items()]
+    def remove(self, name: str) -> None:
+        """Watch it no more, if it was watched."""
+        self._by_name.pop(name, None)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if len(self._heap) > 2 * len(self._by_name):
+            self._heap = [(deadline, each) for each, deadline in self._by_name.items()]
             heapq.heapify(self._heap)
 
     def pop_due(self, now: float) -> list[str]:
-        """Take out the tasks whose time is over."""
+        """Take out those whose time is over."""
         due = []
         while self._heap and self._heap[0][0] <= now:
-            deadline, task = heapq.heappop(self._heap)
-            if self._by_task.get(task) == deadline:
-                due.append(task)
-                del self._by_task[task]
+            deadline, name = heapq.heappop(self._heap)
+            if self._by_name.get(name) == deadline:
+                due.append(name)
+                del self._by_name[name]
         return due

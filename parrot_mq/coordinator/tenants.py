@@ -82,15 +82,19 @@ class Quotas:
         self._tenants = tenants
         self._unfinished: dict[str, set[TaskAddress]] = {}
 
-    def admit(self, task: TaskAddress) -> None:
+    def admit(self, task: TaskAddress, *, is_accepted: bool = False) -> None:
         """Count a task as unfinished; one that is counted already is not counted again.
+
+        Args:
+            task: Which one.
+            is_accepted: It may have been let in before this object was made, so it is let in however many there are.
 
         Raises:
             QuotaExceeded: Its tenant has as many as it may have. Nothing has changed.
         """
         unfinished = self._unfinished.get(task.tenant, set())
         limit = self._tenants.policy(task.tenant).max_unfinished
-        if task not in unfinished and len(unfinished) >= limit:
+        if task not in unfinished and len(unfinished) >= limit and not is_accepted:
             raise QuotaExceeded(tenant=task.tenant, what="unfinished tasks", limit=limit)
         unfinished.add(task)
         self._unfinished[task.tenant] = unfinished

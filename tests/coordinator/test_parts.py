@@ -181,8 +181,8 @@ def test_a_text_is_known_and_an_error_is_not() -> None:
     state.store(VariableId("failed"), ErrorInfo(code="c", message="m"))
     for name, is_ready in (("empty", True), ("failed", False), ("unset", False)):
         record = task("a{{x}}{{out}}", reads={"x": ref(name)}, writes=f"out-{name}")
-        _, ready = state.enter(_read(record, name))
-        assert bool(ready) is is_ready
+        (node,) = state.enter(_read(record, name))
+        assert (state.graph.num_missing(node.writes) == 0) is is_ready
 
 
 def test_values_that_nobody_waits_for_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
