@@ -190,6 +190,7 @@ class ManagerModel(RuleBasedStateMachine):
         own = sum(len(sequence.cache.pages) for sequence in self.running)
         parts = (statistics.num_free_pages, statistics.num_cached_pages, statistics.num_locked_pages, own)
         assert sum(parts) == statistics.num_pages
+        assert 0 <= statistics.num_pinned_pages <= statistics.num_cached_pages
         assert statistics.num_copied_tokens <= statistics.num_hit_tokens <= statistics.num_lookup_tokens
 
     @invariant()

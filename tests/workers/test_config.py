@@ -88,6 +88,7 @@ def test_a_malformed_value_names_its_variable() -> None:
         ("heartbeat_s", 0.0),
         ("heartbeat_s", float("nan")),
         ("max_step_s", float("inf")),
+        ("latency_tpot_ms", -1.0),
         ("model_name", "x" * 257),
     ],
 )

@@ -184,7 +184,7 @@ class CacheManager:
             num_free_pages=self._allocator.num_free,
             num_cached_pages=self._tree.num_pages - self._tree.num_locked_pages,
             num_locked_pages=self._tree.num_locked_pages,
-            num_pinned_pages=sum(len(node.pages) for node in self._tree.notes.pinned_nodes()),
+            num_pinned_pages=self._num_pinned_pages(),
             num_evicted_pages=self._tree.num_evicted_pages,
             num_lookup_tokens=self._num_lookup_tokens,
             num_hit_tokens=self._num_hit_tokens,
@@ -227,9 +227,11 @@ class CacheManager:
     def _num_evictable(self, *, keeps_pinned: bool) -> int:
         """Pages that nobody holds; at the least, those of them that are not pinned."""
         num = self._tree.num_pages - self._tree.num_locked_pages
-        if keeps_pinned:
-            num -= sum(len(node.pages) for node in self._tree.notes.pinned_nodes() if not node.num_locks)
-        return num
+        return num - self._num_pinned_pages() if keeps_pinned else num
+
+    def _num_pinned_pages(self) -> int:
+        """Pages that nobody holds, of nodes that a pinned prefix covers, if only in part."""
+        return sum(len(node.pages) for node in self._tree.notes.pinned_nodes() if not node.num_locks)
 
     def _occupy(self, node: Node, tokens: Tokens, tree_end: int, pages: list[int], tail: _Tail) -> Acquired:
         """Fill the pages behind `node`, which the sequence holds: up to `tree_end` in the tree, the rest its own."""

@@ -16,7 +16,7 @@ class CacheStatistics:
         num_free_pages: Nobody uses them and they hold nothing.
         num_cached_pages: In the tree, and nobody holds them: they can be evicted.
         num_locked_pages: In the tree, and held by running sequences.
-        num_pinned_pages: In the tree, in nodes that a pinned prefix covers, held or not.
+        num_pinned_pages: Of the cached ones, pages of nodes that a pinned prefix covers: they are evicted last.
         num_evicted_pages: Evicted so far.
         num_lookup_tokens: Tokens of all sequences that were acquired.
         num_hit_tokens: Of these, tokens that were found in the tree, copied ones counted.
