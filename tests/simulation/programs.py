@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from parrot_mq import Input, Output, semantic_function
 from parrot_mq.bus import Link
 from parrot_mq.client import Session
-from parrot_mq.errors import DeadlineExceeded, EngineFailure, InputFailed, ParrotError, TaskCancelled
+from parrot_mq.errors import DeadlineExceeded, EngineFailure, InputFailed, ParrotError, QuotaExceeded, TaskCancelled
 from parrot_mq.program import SemanticVariable
 
 __all__ = ["RandomProgram", "Written", "answer", "describe"]
@@ -73,6 +73,11 @@ class RandomProgram:
     """Submits tasks that read each other's outputs, waits for some, goes on with what it has learned, cancels a few.
 
     Attributes:
+        session: Where it runs.
+        rng: Decides what it does.
+        num_tasks: How much it submits.
+        link: Its client's way to the server.
+        has_quota: Whether it may have more than its tenant may have unfinished.
         written: All variables that its tasks write.
     """
 
@@ -80,6 +85,7 @@ class RandomProgram:
     rng: random.Random
     num_tasks: int
     link: Link
+    has_quota: bool = False
     written: list[Written] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -112,13 +118,15 @@ class RandomProgram:
         ends |= {_as_input(end) for each in reads for end in each.may_end if end != VALUE}
         if timeout_s is not None:
             ends |= {DeadlineExceeded.code}
+        if self.has_quota:
+            ends |= {QuotaExceeded.code}
         prompt = f"{name} reads {chr(10).join(['nothing', *(each.text for each in reads)])}, writes "
         for index, variable in enumerate(variables):
             if index:
                 prompt += ", and then "
                 ends = ends | {_as_input(end) for end in ends if end != VALUE}
             if "FAIL" in name:
-                ends = (ends - {VALUE}) | {EngineFailure.code}
+                ends = ends - {VALUE} | {EngineFailure.code}
             text = "" if "FAIL" in name else answer(prompt)
             self.written.append(Written(variable, text, set(ends), number, reads))
             prompt += text

@@ -6,16 +6,18 @@ import asyncio
 import random
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import structlog
 
 from parrot_mq.actors import Actor
-from parrot_mq.coordinator import CoordinatorConfig
+from parrot_mq.client import Client
+from parrot_mq.coordinator import CoordinatorConfig, TenantPolicy, Tenants
+from parrot_mq.coordinator.coordinator import CoordinatorActor
 from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.session import SessionActor
 from parrot_mq.errors import ConnectionClosed
@@ -24,6 +26,7 @@ from parrot_mq.tasks import task_group
 from parrot_mq.testing import (
     LatencyModel,
     NetworkConditions,
+    SimulatedProcess,
     SimulatedService,
     SimulatedWorkerConfig,
     simulated_service,
@@ -32,10 +35,9 @@ from tests.simulation.programs import RandomProgram, Written, answer, describe, 
 
 __all__ = ["World", "checked_structures", "open_world"]
 
-FAST = LatencyModel(base_s=0.016, read_s=2e-6, prefill_s=2e-4)
+SLOW = LatencyModel(base_s=0.1, read_s=1e-5, prefill_s=1e-3)
 PATIENT = CoordinatorConfig(settle_s=0.1, model_grace_s=600.0, max_attempts=100)
 """No model and no generation is given up, however often workers are lost."""
-CHAOS_S = 12.0
 LONGEST_S = 300.0
 """Longer than any program may take from the moment on at which nothing more happens to it."""
 
@@ -46,6 +48,7 @@ class World:
 
     service: SimulatedService
     rng: random.Random
+    config: CoordinatorConfig
     programs: list[RandomProgram] = field(default_factory=list)
     happened: list[str] = field(default_factory=list)
     """What was done to the service, in order."""
@@ -88,18 +91,18 @@ class World:
             self._kill_coordinator,
             self._take_over,
         ]
-        for _ in range(self.rng.randint(1, 6)):
-            await asyncio.sleep(self.rng.uniform(0, CHAOS_S / 3))
+        for _ in range(self.rng.randint(2, 10)):
+            await asyncio.sleep(self.rng.uniform(0, 4))
             await self.rng.choice(deeds)()
         await self._heal()
 
-    async def add_worker(self) -> None:
-        """One more worker, small enough to be short of pages at times."""
-        self.num_workers += 1
+    async def add_worker(self, name: str = "") -> None:
+        """One more worker, small enough to be short of pages at times; perhaps one that was there before."""
+        self.num_workers += not name
         config = SimulatedWorkerConfig(
-            worker_id=f"worker-{self.num_workers}",
-            latency=FAST,
-            num_slots=self.rng.choice([2, 4, 8]),
+            worker_id=name or f"worker-{self.num_workers}",
+            latency=SLOW,
+            num_slots=self.rng.choice([1, 2, 4, 8]),
             capacity_tokens=self.rng.choice([800, 2_000, 10_000]),
             max_step_tokens=self.rng.choice([32, 256]),
             prefix_cache=self.rng.random() < 0.9,
@@ -113,7 +116,7 @@ class World:
             self._note(f"kill {worker}")
             await self.service.workers[worker].kill()
             await asyncio.sleep(self.rng.uniform(0, 4))
-            await self.add_worker()
+            await self.add_worker(worker if self.rng.random() < 0.5 else "")
 
     async def _drain_worker(self) -> None:
         if worker := self._some_worker():
@@ -132,24 +135,43 @@ class World:
             self.service.workers[worker].thing.resume()
 
     async def _cut_link(self) -> None:
-        running = [each for each in [*self.service.workers.values(), *self.service.coordinators] if each.is_running]
-        links = [each.bus.link for each in running] + [program.link for program in self.programs]
+        service = self.service
+        processes: list[SimulatedProcess[Any]] = [*service.workers.values(), *service.coordinators]
+        processes += service.candidates
+        ways = [(each.cut, each.mend) for each in processes if each.is_running]
+        ways += [(each.link.cut, each.link.mend) for each in self.programs]
         self._note("cut a link")
-        link = self.rng.choice(links)
-        link.cut()
+        cut, mend = self.rng.choice(ways)
+        cut()
         await asyncio.sleep(self.rng.uniform(0.05, 5))
-        link.mend()
+        mend()
 
     async def _kill_coordinator(self) -> None:
-        self._note("kill the coordinator")
-        await self.service.coordinators[-1].kill()
-        await asyncio.sleep(self.rng.uniform(0, 3))
-        await self.service.start_coordinator(PATIENT)
+        service = self.service
+        if service.candidates:
+            running = [each for each in service.candidates if each.is_running]
+            leading = [each for each in running if each.thing.leads]
+            victim = self.rng.choice(leading or running)
+            self._note(f"kill {victim.name}")
+            await victim.kill()
+            await asyncio.sleep(self.rng.choice([0.0, 1.0, 4.0]))
+            await service.start_candidate(self.config)
+        else:
+            self._note("kill the coordinator")
+            await service.coordinators[-1].kill()
+            await asyncio.sleep(self.rng.uniform(0, 3))
+            await service.start_coordinator(self.config)
 
     async def _take_over(self) -> None:
         self._note("take over")
-        former = self.service.coordinators[-1]
-        await self.service.start_coordinator(PATIENT)
+        service = self.service
+        if service.candidates:
+            running = [each for each in service.candidates if each.is_running]
+            await self.rng.choice(running).stop()
+            await service.start_candidate(self.config)
+            return
+        former = service.coordinators[-1]
+        await service.start_coordinator(self.config)
         if self.rng.random() < 0.5:
             await former.kill()
         else:
@@ -194,20 +216,33 @@ async def open_world(seed: int) -> AsyncIterator[World]:
     network = NetworkConditions(
         delay_s=rng.choice([0.0, 0.001, 0.05]),
         jitter_s=rng.choice([0.0, 0.01]),
-        drop=rng.choice([0.0, 0.0, 0.02, 0.1]),
-        duplicate=rng.choice([0.0, 0.0, 0.02, 0.1]),
+        drop=rng.choice([0.0, 0.02, 0.1, 0.3]),
+        duplicate=rng.choice([0.0, 0.02, 0.1, 0.3]),
     )
-    async with simulated_service(seed=seed, network=network, coordinator=PATIENT, workers=[]) as service:
+    tenants = [f"tenant-{number}" for number in range(rng.randint(1, 3))]
+    config = replace(PATIENT, tenants=Tenants({tenant: _policy(rng) for tenant in tenants}))
+    num_candidates = rng.choice([0, 1, 2, 3])
+    async with simulated_service(
+        seed=seed, network=network, coordinator=config, num_candidates=num_candidates, workers=[]
+    ) as service:
         service.network.is_calm = True
-        world = World(service, rng)
+        world = World(service, rng, config)
         for _ in range(rng.randint(1, 3)):
             await world.add_worker()
-        tenants = [f"tenant-{number}" for number in range(rng.randint(1, 3))]
         sessions = [(rng.choice(tenants), f"session-{number}") for number in range(rng.randint(1, 4))]
         async with _sessions(world, sessions):
             service.network.is_calm = False
             yield world
             await world.check_end()
+
+
+def _policy(rng: random.Random) -> TenantPolicy:
+    return TenantPolicy(
+        weight=rng.choice([0.5, 1.0, 4.0]),
+        max_unfinished=rng.choice([8, 100_000, 100_000]),
+        max_running=rng.choice([0, 0, 1, 3]),
+        cache_group=rng.choice(["", "company"]),
+    )
 
 
 @asynccontextmanager
@@ -217,11 +252,10 @@ async def _sessions(world: World, sessions: list[tuple[str, str]]) -> AsyncItera
         return
     (tenant, name), *others = sessions
     bus = world.service.connect()
-    from parrot_mq.client import Client
-
     async with bus, Client(bus, tenant=tenant).session(name) as session:
         rng = random.Random(world.rng.random())
-        world.programs.append(RandomProgram(session, rng, rng.randint(3, 12), link=bus.link))
+        has_quota = world.config.tenants.policy(tenant).max_unfinished < 100
+        world.programs.append(RandomProgram(session, rng, rng.randint(5, 25), link=bus.link, has_quota=has_quota))
         async with _sessions(world, others):
             yield
 
@@ -231,7 +265,7 @@ def checked_structures() -> Iterator[list[str]]:
     """Within the block, dispatchers and sessions are checked after every message; gives the errors in the log."""
     errors: list[str] = []
 
-    def note_error(_: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def note_error(_: object, method: str, event: MutableMapping[str, Any]) -> NoReturn:
         given = event.pop("exc_info", None)
         error = given if isinstance(given, BaseException) else sys.exc_info()[1]
         if method in ("error", "critical", "exception") and not isinstance(error, ConnectionClosed):  # who was killed
@@ -241,7 +275,7 @@ def checked_structures() -> Iterator[list[str]]:
     former = structlog.get_config()
     structlog.configure(processors=[note_error], cache_logger_on_first_use=False)
     try:
-        with _checked(DispatcherActor), _checked(SessionActor):
+        with _checked(CoordinatorActor), _checked(DispatcherActor), _checked(SessionActor):
             yield errors
     finally:
         structlog.configure(**former)
@@ -258,9 +292,16 @@ def _checked(actor: type[Actor]) -> Any:
     return patch.object(actor, "receive", receive_and_check)
 
 
-def _check(thing: object, depth: int = 2) -> None:
-    for value in vars(thing).values():
+def _check(thing: object, depth: int = 3) -> None:
+    for value in _attributes(thing):
         if (check := getattr(value, "check_integrity", None)) is not None:
             check()
-        elif depth and type(value).__module__.startswith("parrot_mq.coordinator") and hasattr(value, "__dict__"):
+        elif depth and type(value).__module__.startswith(("parrot_mq.coordinator", "parrot_mq.program")):
             _check(value, depth - 1)
+
+
+def _attributes(thing: object) -> Iterator[object]:
+    yield from getattr(thing, "__dict__", {}).values()
+    for kind in type(thing).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            yield getattr(thing, name, None)
