@@ -156,6 +156,13 @@ def test_what_is_alike_becomes_one_box(num: int) -> None:
     assert [arrow.num for arrow in picture.arrows] == [num]
 
 
+def test_many_groups_of_what_is_alike_become_one_box() -> None:
+    pairs = [_story(f"v{n}", end=3, group=f"default.s.g{n // 2}") for n in range(40)]
+    (box,) = draw_boxes(pairs).boxes
+    assert (len(box.stories), box.group, box.num_groups) == (40, "", 20)
+    assert "20 groups" in _texts(draw_svg(_session(*pairs)))
+
+
 def test_a_long_loop_becomes_one_box() -> None:
     (box,) = draw_boxes(_chain(1_000)).boxes
     assert (len(box.stories), box.num_inner) == (1_000, 999)

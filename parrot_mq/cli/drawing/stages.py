@@ -15,7 +15,7 @@ __all__ = ["Arrow", "Box", "Picture", "Stage", "draw_boxes", "find_stages", "kin
 
 MAX_BOXES = 40
 MAX_LAYERS = 12
-MAX_IN_LAYER = 14
+MAX_IN_LAYER = 10
 MIN_FOLDED = 4
 """Fewer outputs that are alike are not folded in the first step."""
 OTHERS = "…"
@@ -32,6 +32,7 @@ class Box:
         stories: The outputs, in the order of submission.
         layer: Boxes that have to be drawn before it on the longest way to it.
         group: Their node group, if they have one in common.
+        num_groups: Node groups that they belong to.
         critical: Its outputs on the critical path.
         num_inner: Reads among its own outputs: a loop of the program.
     """
@@ -40,6 +41,7 @@ class Box:
     stories: tuple[TaskStory, ...]
     layer: int
     group: str
+    num_groups: int = 0
     critical: tuple[str, ...] = ()
     num_inner: int = 0
 
@@ -125,10 +127,11 @@ def _sources(stories: Sequence[TaskStory], by_name: Mapping[str, TaskStory]) -> 
 def draw_boxes(stories: Sequence[TaskStory]) -> Picture:
     """Each output is a box of its own if there is room for that; else those that are alike are one.
 
-    First what is alike in one layer is folded, then what is alike at all, then the smallest boxes become one.
+    First what is alike in one layer and group is folded, then what is alike in one layer, then what is alike at all,
+    then the smallest boxes become one.
     """
     layers = _find_layers(stories)
-    for find_key in (_one_each, _alike_in_layer, _alike):
+    for find_key in (_one_each, _alike_in_group, _alike_in_layer, _alike):
         picture = _fold(stories, find_key(stories, layers))
         if _is_small(picture):
             return picture
@@ -153,8 +156,15 @@ def _one_each(stories: Sequence[TaskStory], layers: Mapping[str, int]) -> Keys:
     return list(range(len(stories)))
 
 
+def _alike_in_group(stories: Sequence[TaskStory], layers: Mapping[str, int]) -> Keys:
+    return _fold_many([(layers.get(story.variable, 0), story.group, _alike_key(story)) for story in stories])
+
+
 def _alike_in_layer(stories: Sequence[TaskStory], layers: Mapping[str, int]) -> Keys:
-    keys: Keys = [(layers.get(story.variable, 0), story.group, _alike_key(story)) for story in stories]
+    return _fold_many([(layers.get(story.variable, 0), _alike_key(story)) for story in stories])
+
+
+def _fold_many(keys: Keys) -> Keys:
     sizes = Counter(keys)
     return [key if sizes[key] >= MIN_FOLDED else index for index, key in enumerate(keys)]
 
@@ -195,6 +205,7 @@ def _fold(stories: Sequence[TaskStory], keys: Keys) -> Picture:
             stories=tuple(each),
             layer=layers[index],
             group=each[0].group if len({story.group for story in each}) == 1 else "",
+            num_groups=len({story.group for story in each if story.group}),
             critical=tuple(story.variable for story in each if story.variable in on_path),
             num_inner=reads[index, index],
         )

@@ -156,7 +156,8 @@ def _titles(box: Box) -> tuple[str, str]:
     loop = "  ↻" if box.num_inner else ""
     name = "others" if box.stage == OTHERS else box.stage
     slowest = f"  last: {box.critical[0]}" if len(box.critical) == 1 else ""
-    return f"{name} × {len(box.stories):,}", f"{marks}{loop}{slowest}"
+    groups = f"  {box.num_groups:,} groups" if box.num_groups > 1 else ""
+    return f"{name} × {len(box.stories):,}", f"{marks}{loop}{groups}{slowest}"
 
 
 def _timing(phases: list[Phases]) -> str:
