@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from parrot_mq.bus import NatsServer
+from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.cli.metrics import METRICS_PORT, serving_metrics
 from parrot_mq.cli.stack import StackOptions, _metrics_environment
+from parrot_mq.coordinator import open_candidate
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.observability.metrics import Collector
 
@@ -27,8 +28,8 @@ async def url() -> AsyncIterator[str]:
         yield server.url
 
 
-def _metrics_of(url: str, *command: str, **environment: str) -> str:
-    """Start a command, and read what it serves."""
+def _metrics_of(url: str, *command: str, until: str = "", **environment: str) -> str:
+    """Start a command, and read what it serves, again until `until` is in it."""
     with subprocess.Popen(
         [*PARROT_MQ, *command, "--servers", url],
         stderr=subprocess.PIPE,
@@ -39,17 +40,36 @@ def _metrics_of(url: str, *command: str, **environment: str) -> str:
             assert process.stderr is not None
             events = (json.loads(line) for line in process.stderr)
             served = next(event for event in events if event["event"] == "metrics_served")
-            with urllib.request.urlopen(f"http://{served['host']}:{served['port']}/metrics", timeout=20) as answer:
-                return str(answer.read().decode())
+            while until not in (text := _read(f"http://{served['host']}:{served['port']}/metrics")):
+                pass
+            return text
         finally:
             process.terminate()
             process.wait(40)
 
 
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
 async def test_a_coordinator_serves_metrics(url: str) -> None:
-    text = await asyncio.to_thread(_metrics_of, url, "coordinator", PARROT_MQ_METRICS_HOST="localhost")
+    leads = "\nparrot_coordinator_is_leader 1.0\n"
+    text = await asyncio.to_thread(_metrics_of, url, "coordinator", until=leads, PARROT_MQ_METRICS_HOST="localhost")
+    assert "\nparrot_coordinator_terms_total 1.0\n" in text
     assert "\nparrot_tasks_unfinished 0.0\n" in text
     assert '\nparrot_actors{kind="registry"} 1.0\n' in text
+
+
+async def test_a_coordinator_that_stands_by_serves_metrics_too(url: str) -> None:
+    config = BusConfig(servers=(url,))
+    async with open_candidate(lambda: open_bus(config)) as leader:
+        await leader.wait_leading()
+        seen = "\nparrot_coordinator_term 1.0\n"
+        text = await asyncio.to_thread(_metrics_of, url, "coordinator", until=seen)
+    assert "\nparrot_coordinator_is_leader 0.0\n" in text
+    assert "\nparrot_coordinator_terms_total 0.0\n" in text
+    assert "\nparrot_tasks_unfinished 0.0\n" in text
 
 
 async def test_a_worker_serves_metrics_from_the_moment_it_begins_to_load(url: str) -> None:
