@@ -227,6 +227,8 @@ class DispatchState:
             is_queued = job.num_lost < self._config.max_attempts
             if is_queued:
                 self._continue(job, running.transcript, has_started=has_started)
+                if job.num_lost > 1:
+                    job.place = now  # it may be its own fault: others go first
                 self._queue.add(job)
             else:
                 self._forget(key, now)

@@ -22,6 +22,7 @@ from parrot_mq.coordinator.protocol import (
     GenerationFailed,
     GiveBack,
     Judge,
+    LookUp,
     WorkerLost,
     WorkerReport,
     tell_self,
@@ -40,7 +41,7 @@ from parrot_mq.messages import (
     WorkerStatus,
     worker_address,
 )
-from parrot_mq.types import SessionId, TaskId, TenantId, fresh_id
+from parrot_mq.types import SessionId, TaskId, TenantId, VariableId, fresh_id
 
 __all__ = ["DispatcherActor"]
 
@@ -169,7 +170,15 @@ class DispatcherActor(Actor):
         if lost := self.state.report(status, self._now):
             reason = GenerationAborted(f"worker {worker!r} does not know of it", worker=worker)
             self._take_back(GiveBack(worker, lost, reason))
+            for key in lost:
+                self._look_up(key)
         await self._pin(self.state.workers[worker])
+
+    def _look_up(self, key: str) -> None:
+        """Let a session see whether an output is set already, before it is generated again."""
+        if (session := self._sessions.get(key)) is not None:
+            variable = VariableId(key.rpartition(".")[2])
+            self.context.run(_tell(session, LookUp(variable)), name="look_up")
 
     async def _pin(self, ledger: WorkerLedger) -> None:
         """Tell a worker which prefixes to keep, if it keeps any and they have changed: at most once a heartbeat."""

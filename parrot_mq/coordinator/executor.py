@@ -106,6 +106,11 @@ class GraphExecutor:
         unsure, self._unsure = self._unsure, set()
         await self._read(unsure - self.state.values.keys())
 
+    async def look_up(self, name: VariableId) -> None:
+        """Look up an output that may be set without our knowing."""
+        if name in self.state.writers:
+            await self._read([name])
+
     async def _read(self, names: Collection[VariableId]) -> None:
         if not names:
             return

@@ -28,6 +28,7 @@ __all__ = [
     "GiveBack",
     "Judge",
     "LookAgain",
+    "LookUp",
     "ModelsChanged",
     "SessionIdle",
     "SessionKey",
@@ -98,6 +99,13 @@ class GenerationFailed:
 
     variable: VariableId
     error: ParrotError
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """A worker does not have a generation that it should have: maybe its output is set, and that was missed here."""
+
+    variable: VariableId
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from parrot_mq.coordinator.protocol import (
     ExpireTasks,
     GenerationFailed,
     LookAgain,
+    LookUp,
     ModelsChanged,
     SessionIdle,
     SessionKey,
@@ -87,6 +88,8 @@ class SessionActor(Actor):
             case LookAgain():
                 self._will_look_again = False
                 await self._executor.look_again()
+            case LookUp(variable=variable):
+                await self._executor.look_up(variable)
             case ExpireTasks():
                 await self._expire()
             case ModelsChanged():
