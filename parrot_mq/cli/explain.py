@@ -31,8 +31,6 @@ PIPE_WIDTH = 180
 """Columns where there is no terminal to ask."""
 WIDE = 150
 """From so many columns on the table has all that is known."""
-NARROW_NAME = 20
-NARROW_WORKER = 9
 MAX_ROWS = 200
 MAX_EXPLAINED = 12
 """So many outputs get sentences."""
@@ -131,19 +129,40 @@ def draw_explanation(story: SessionStory, *, wide: bool, whole: SessionStory) ->
     )
 
 
+_NUMBERS = ("inputs", "queue", "prompt", "shared", "ahead", "out", "took", "at")
+"""Columns with figures; they are never cut."""
+_WIDE_COLUMNS: tuple[tuple[str, int], ...] = (
+    ("output", 28),
+    ("function", 20),
+    ("class", 10),
+    ("group", 20),
+    ("inputs", 0),
+    ("queue", 0),
+    ("last input", 20),
+    ("worker", 40),
+    *((heading, 0) for heading in _NUMBERS[2:]),
+)
+"""Headings, and the most characters of a text below them."""
+_NARROW_COLUMNS: tuple[tuple[str, int], ...] = (
+    ("output", 20),
+    ("class", 10),
+    ("inputs", 0),
+    ("queue", 0),
+    ("worker", 9),
+    ("shared", 0),
+    ("out", 0),
+    ("took", 0),
+)
+
+
 def _table(story: SessionStory, *, wide: bool) -> RenderableType:
-    table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=not wide)
+    table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
-    table.add_column("output", overflow="ellipsis", no_wrap=True, max_width=None if wide else NARROW_NAME)
-    for heading in ("function", "class", "group") if wide else ("class",):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=24)
-    for heading in ("inputs", "queue"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if wide:
-        table.add_column("last input", overflow="ellipsis", no_wrap=True, max_width=20)
-    table.add_column("worker", overflow="ellipsis", no_wrap=True, max_width=None if wide else NARROW_WORKER)
-    for heading in ("prompt", "shared", "ahead", "out", "took", "at") if wide else ("shared", "out", "took"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading, width in _WIDE_COLUMNS if wide else _NARROW_COLUMNS:
+        if heading in _NUMBERS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        else:  # they give way where there is little room
+            table.add_column(heading, overflow="ellipsis", max_width=width)
     begin = min((each.submitted_at for each in story.stories if each.submitted_at), default=0.0)
     for each in story.stories[-MAX_ROWS:]:
         table.add_row(*_cells(each, story.at, begin, wide=wide))
