@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from parrot_mq.testing import run_simulation
-from tests.simulation.world import checked_structures, open_world
+from tests.simulation.checks import checked_structures
+from tests.simulation.world import open_world
 
 NUM_SEEDS = 200
 
@@ -20,11 +21,12 @@ def test_every_task_ends_once(seed: int) -> None:
             world.happened = happened
             await world.run()
 
-    with checked_structures() as errors:
+    with checked_structures() as faults:
         try:
             run_simulation(main, seed=seed, limit_s=1_000)
+            assert not faults, "something is wrong, though every task has ended"
         except BaseException as error:
-            error.add_note("what happened:\n" + "\n".join(happened))
-            error.add_note(f"run it alone: pytest 'tests/simulation/test_chaos.py::test_every_task_ends_once[{seed}]'")
+            for note in ["what happened:", *happened, *faults[:2]]:
+                error.add_note(note)
+            error.add_note(f"run it alone: pytest '{__file__}::test_every_task_ends_once[{seed}]'")
             raise
-    assert not errors, errors[:3]

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
-import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
-from unittest.mock import patch
+from typing import Any
 
-import structlog
-
-from parrot_mq.actors import Actor
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, TenantPolicy, Tenants
-from parrot_mq.coordinator.coordinator import CoordinatorActor
-from parrot_mq.coordinator.dispatcher import DispatcherActor
-from parrot_mq.coordinator.session import SessionActor
-from parrot_mq.errors import ConnectionClosed
 from parrot_mq.messages import STREAM_DEAD, STREAM_TASKS, STREAM_VARS, decode_value, variable_subject
 from parrot_mq.tasks import task_group
 from parrot_mq.testing import (
@@ -33,7 +23,7 @@ from parrot_mq.testing import (
 )
 from tests.simulation.programs import RandomProgram, Written, answer, describe, outcome_of
 
-__all__ = ["World", "checked_structures", "open_world"]
+__all__ = ["World", "open_world"]
 
 SLOW = LatencyModel(base_s=0.1, read_s=1e-5, prefill_s=1e-3)
 PATIENT = CoordinatorConfig(settle_s=0.1, model_grace_s=600.0, max_attempts=100)
@@ -258,50 +248,3 @@ async def _sessions(world: World, sessions: list[tuple[str, str]]) -> AsyncItera
         world.programs.append(RandomProgram(session, rng, rng.randint(5, 25), link=bus.link, has_quota=has_quota))
         async with _sessions(world, others):
             yield
-
-
-@contextmanager
-def checked_structures() -> Iterator[list[str]]:
-    """Within the block, dispatchers and sessions are checked after every message; gives the errors in the log."""
-    errors: list[str] = []
-
-    def note_error(_: object, method: str, event: MutableMapping[str, Any]) -> NoReturn:
-        given = event.pop("exc_info", None)
-        error = given if isinstance(given, BaseException) else sys.exc_info()[1]
-        if method in ("error", "critical", "exception") and not isinstance(error, ConnectionClosed):  # who was killed
-            errors.append(f"{event} {''.join(traceback.format_exception(error))}")
-        raise structlog.DropEvent
-
-    former = structlog.get_config()
-    structlog.configure(processors=[note_error], cache_logger_on_first_use=False)
-    try:
-        with _checked(CoordinatorActor), _checked(DispatcherActor), _checked(SessionActor):
-            yield errors
-    finally:
-        structlog.configure(**former)
-
-
-def _checked(actor: type[Actor]) -> Any:
-    receive: Callable[[Any, object], Any] = actor.receive
-
-    async def receive_and_check(self: Actor, message: object) -> object:
-        answer = await receive(self, message)
-        _check(self)
-        return answer
-
-    return patch.object(actor, "receive", receive_and_check)
-
-
-def _check(thing: object, depth: int = 3) -> None:
-    for value in _attributes(thing):
-        if (check := getattr(value, "check_integrity", None)) is not None:
-            check()
-        elif depth and type(value).__module__.startswith(("parrot_mq.coordinator", "parrot_mq.program")):
-            _check(value, depth - 1)
-
-
-def _attributes(thing: object) -> Iterator[object]:
-    yield from getattr(thing, "__dict__", {}).values()
-    for kind in type(thing).__mro__:
-        for name in getattr(kind, "__slots__", ()):
-            yield getattr(thing, name, None)
