@@ -291,48 +291,203 @@ void attend(Query<DIM> *queries, int group, const T *keys, const T *values, Toke
     }
 }
 
-template <typename T, int DIM>
-void attend_units(const T *q, const T *keys, const T *values, T *out, float *lse, const int64_t *rows,
-                  const int64_t *indptr, const int32_t *pages, const int64_t *lens, int64_t num_units, int page_size,
-                  int64_t num_kv, int64_t group, float scale, float softcap, int threads) {
+// Single rows over pages: unit `u` is row rows[u] over lens[u] tokens on the pages from indptr[u] on.
+struct Units {
+    const int64_t *rows, *indptr;
+    const int32_t *pages;
+    const int64_t *lens;
+    int64_t num;
+    int page_size;
+};
+
+// A share of the units, for each thread of a team. `q`: [rows, num_kv, group, DIM]; results likewise, unit by unit; `lse`
+// may be none.
+template <typename T, int DIM, typename Q>
+void attend_share(const Q *q, const T *keys, const T *values, Q *out, float *lse, const Units &units, int64_t num_kv,
+                  int64_t group, float scale, float softcap, int threads) {
     // Heads of a token lie side by side, so a unit is read fastest by one thread; but no thread shall be idle.
-    const int64_t part = num_units >= 2 * threads ? num_kv : 1, num_parts = num_kv / part;
-#pragma omp parallel num_threads(threads)
-    {
-        std::unique_ptr<Query<DIM>[]> queries(new Query<DIM>[part * group]);
+    const int64_t part = units.num >= 2 * threads ? num_kv : 1, num_parts = num_kv / part;
+    std::unique_ptr<Query<DIM>[]> queries(new Query<DIM>[part * group]);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < num_units * num_parts; ++task) {
-            const int64_t unit = task / num_parts, head = task % num_parts * part;
-            const T *source = q + (rows[unit] * num_kv + head) * group * DIM;
-            for (int64_t g = 0; g < part * group; ++g) {
-                for (int i = 0; i < DIM; ++i) queries[g].q[i] = to_float(source[g * DIM + i]) * scale, queries[g].sum[i] = 0;
-                queries[g].maximum = NOTHING, queries[g].total = 0;
-            }
-            const Tokens tokens{pages + indptr[unit], page_size, lens[unit]};
-            attend<T, DIM>(queries.get(), static_cast<int>(group), keys + head * DIM, values + head * DIM, tokens, part,
-                           num_kv * DIM, softcap);
-            const int64_t place = (unit * num_kv + head) * group;
-            for (int64_t g = 0; g < part * group; ++g) {
-                const float factor = 1.0f / queries[g].total;
-                for (int i = 0; i < DIM; ++i) put(out[(place + g) * DIM + i], queries[g].sum[i] * factor);
-                lse[place + g] = queries[g].maximum + std::log(queries[g].total);
-            }
+    for (int64_t task = 0; task < units.num * num_parts; ++task) {
+        const int64_t unit = task / num_parts, head = task % num_parts * part;
+        const Q *source = q + (units.rows[unit] * num_kv + head) * group * DIM;
+        for (int64_t g = 0; g < part * group; ++g) {
+            for (int i = 0; i < DIM; ++i) queries[g].q[i] = to_float(source[g * DIM + i]) * scale, queries[g].sum[i] = 0;
+            queries[g].maximum = NOTHING, queries[g].total = 0;
+        }
+        const Tokens tokens{units.pages + units.indptr[unit], units.page_size, units.lens[unit]};
+        attend<T, DIM>(queries.get(), static_cast<int>(group), keys + head * DIM, values + head * DIM, tokens, part,
+                       num_kv * DIM, softcap);
+        const int64_t place = (unit * num_kv + head) * group;
+        for (int64_t g = 0; g < part * group; ++g) {
+            const float factor = 1.0f / queries[g].total;
+            for (int i = 0; i < DIM; ++i) put(out[(place + g) * DIM + i], queries[g].sum[i] * factor);
+            if (lse) lse[place + g] = queries[g].maximum + std::log(queries[g].total);
         }
     }
 }
 
-template <typename T, typename... Arguments>
-int attend_units_of(int64_t dim, Arguments... arguments) {
+template <typename T, typename Q, typename... Arguments>
+bool attend_share_of(int64_t dim, const Q *q, const T *keys, const T *values, Arguments... arguments) {
     switch (dim) {
-        case 16: attend_units<T, 16>(arguments...); return 0;
-        case 32: attend_units<T, 32>(arguments...); return 0;
-        case 64: attend_units<T, 64>(arguments...); return 0;
-        case 80: attend_units<T, 80>(arguments...); return 0;
-        case 96: attend_units<T, 96>(arguments...); return 0;
-        case 128: attend_units<T, 128>(arguments...); return 0;
-        case 256: attend_units<T, 256>(arguments...); return 0;
+        case 16: attend_share<T, 16>(q, keys, values, arguments...); return true;
+        case 32: attend_share<T, 32>(q, keys, values, arguments...); return true;
+        case 64: attend_share<T, 64>(q, keys, values, arguments...); return true;
+        case 80: attend_share<T, 80>(q, keys, values, arguments...); return true;
+        case 96: attend_share<T, 96>(q, keys, values, arguments...); return true;
+        case 128: attend_share<T, 128>(q, keys, values, arguments...); return true;
+        case 256: attend_share<T, 256>(q, keys, values, arguments...); return true;
     }
-    return 1;
+    return false;
+}
+
+template <typename T>
+int attend_units(const T *q, const T *keys, const T *values, T *out, float *lse, const Units *units, int64_t num_kv,
+                 int64_t group, int64_t dim, float scale, float softcap, int threads) {
+    bool is_known = false;
+#pragma omp parallel num_threads(threads)
+    {
+        const bool can = attend_share_of<T>(dim, q, keys, values, out, lse, *units, num_kv, group, scale, softcap, threads);
+#pragma omp single
+        is_known = can;
+    }
+    return is_known ? 0 : 1;
+}
+
+// -- a whole layer, for few rows ---------------------------------------------------------------------------------------
+
+// A weight in blocks of outputs: [num_outputs / block][num_inputs / P][block][P], with P = 2 inputs side by side in
+// bfloat16 and P = 1 in float32: read from one end to the other, and no sum goes across a vector.
+struct Weight {
+    const void *data, *bias;
+    int64_t num_inputs, num_outputs, block;
+};
+
+// A decoder layer of the plainest kind: norm, attention, sum, norm, gated MLP with SiLU, sum.
+struct Layer {
+    Weight qkv, o, gate_up, down;
+    const void *attention_norm, *mlp_norm, *head_norm;  // the last may be none
+    float attention_eps, mlp_eps, head_eps;
+    int64_t num_qo, num_kv, dim;
+};
+
+inline void multiply(Vector *sums, const float *weight, const float *x) { sums[0] += load(weight) * x[0]; }
+
+inline void multiply(Vector *sums, const bf16 *weight, const float *x) {
+    const Bits pairs = *reinterpret_cast<const Bits *>(weight);
+    sums[0] += reinterpret_cast<Vector>(pairs << 16) * x[0];
+    sums[1] += reinterpret_cast<Vector>(pairs & 0xffff0000u) * x[1];
+}
+
+// Some vectors of outputs of a block, for some rows.
+template <typename T, int ROWS, int VECTORS>
+void project(const float *x, const T *weight, float *out, const Weight &w) {
+    constexpr int P = sizeof(float) / sizeof(T);
+    Vector sums[VECTORS][ROWS][P] = {};
+    for (int64_t k = 0; k < w.num_inputs; k += P)
+        for (int v = 0; v < VECTORS; ++v)
+            for (int r = 0; r < ROWS; ++r)
+                multiply(sums[v][r], weight + k * w.block + v * WIDTH * P, x + r * w.num_inputs + k);
+    for (int v = 0; v < VECTORS; ++v)
+        for (int r = 0; r < ROWS; ++r)
+            store(out + r * w.num_outputs + v * WIDTH, P == 1 ? sums[v][r][0] : sums[v][r][0] + sums[v][r][P - 1]);
+}
+
+// out = x W^T + bias; a share of the blocks for each thread of a team, and all wait for the end. All in float32.
+template <typename T>
+void linear_share(const float *x, const Weight &w, float *out, int64_t rows) {
+    constexpr int P = sizeof(float) / sizeof(T), VECTORS = 4 / P;  // as many as a block has, for the usual blocks
+    const T *data = static_cast<const T *>(w.data), *bias = static_cast<const T *>(w.bias);
+#pragma omp for schedule(static)
+    for (int64_t place = 0; place < w.num_outputs; place += w.block)
+        for (int64_t first = place; first < place + w.block; first += VECTORS * WIDTH) {
+            const T *weight = data + place * w.num_inputs + (first - place) * P;
+            int64_t row = 0;
+            for (; row + 2 <= rows; row += 2)
+                project<T, 2, VECTORS>(x + row * w.num_inputs, weight, out + row * w.num_outputs + first, w);
+            for (; row < rows; ++row)
+                project<T, 1, VECTORS>(x + row * w.num_inputs, weight, out + row * w.num_outputs + first, w);
+            for (row = 0; bias && row < rows; ++row)
+                for (int i = 0; i < VECTORS * WIDTH; ++i) out[row * w.num_outputs + first + i] += to_float(bias[first + i]);
+        }
+}
+
+template <typename T>
+void norm_floats(const float *x, const T *weight, float *out, int64_t rows, int64_t size, float eps) {
+    for (int64_t row = 0; row < rows; ++row) {
+        const float *a = x + row * size;
+        float *o = out + row * size;
+        const float scale = scale_of(a, size, eps);
+#pragma omp simd
+        for (int64_t i = 0; i < size; ++i) o[i] = a[i] * scale * to_float(weight[i]);
+    }
+}
+
+template <typename T, typename C>
+int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos, const C *sin, const int64_t *slots, T *keys,
+              T *values, const Units *units, float scale, float softcap, float *memory, int threads) {
+    const Layer &l = *layer;
+    const int64_t hidden = l.qkv.num_inputs, inner = l.down.num_inputs, dim = l.dim, num_qk = l.num_qo + l.num_kv;
+    float *residual = memory, *normed = residual + rows * hidden, *qkv = normed + rows * hidden;
+    float *attended = qkv + rows * l.qkv.num_outputs, *sum = attended + rows * l.o.num_inputs;
+    float *gate_up = sum + rows * hidden, *gated = gate_up + rows * 2 * inner;
+    bool is_known = false;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp single
+        {
+            for (int64_t i = 0; i < rows * hidden; ++i) residual[i] = to_float(x[i]);
+            norm_floats(residual, static_cast<const T *>(l.attention_norm), normed, rows, hidden, l.attention_eps);
+        }
+        linear_share<T>(normed, l.qkv, qkv, rows);
+#pragma omp single
+        for (int64_t row = 0; row < rows; ++row) {
+            float *heads = qkv + row * l.qkv.num_outputs;
+            for (int64_t head = 0; head < num_qk; ++head) {
+                float *h = heads + head * dim;
+                if (l.head_norm)
+                    norm_floats(h, static_cast<const T *>(l.head_norm) + head * dim, h, 1, dim, l.head_eps);
+                for (int64_t i = 0; cos && i < dim / 2; ++i) {
+                    const C *c = cos + row * dim, *s = sin + row * dim;
+                    const float a = h[i], b = h[i + dim / 2];
+                    h[i] = a * to_float(c[i]) + b * to_float(s[i]);
+                    h[i + dim / 2] = b * to_float(c[i + dim / 2]) + a * to_float(s[i + dim / 2]);
+                }
+            }
+            const int64_t place = slots[row] * l.num_kv * dim;
+            for (int64_t i = 0; i < l.num_kv * dim; ++i) {
+                put(keys[place + i], heads[l.num_qo * dim + i]);
+                put(values[place + i], heads[num_qk * dim + i]);
+            }
+            // Attention wants the queries of all rows side by side.
+            std::memmove(qkv + row * l.num_qo * dim, heads, l.num_qo * dim * sizeof(float));
+        }
+        const bool can = attend_share_of<T>(dim, static_cast<const float *>(qkv), static_cast<const T *>(keys),
+                                            static_cast<const T *>(values), attended, static_cast<float *>(nullptr),
+                                            *units, l.num_kv, l.num_qo / l.num_kv, scale, softcap, threads);
+        linear_share<T>(attended, l.o, sum, rows);
+#pragma omp single
+        {
+            is_known = can;
+            for (int64_t i = 0; i < rows * hidden; ++i) residual[i] += sum[i];
+            norm_floats(residual, static_cast<const T *>(l.mlp_norm), normed, rows, hidden, l.mlp_eps);
+        }
+        linear_share<T>(normed, l.gate_up, gate_up, rows);
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < rows * threads; ++part) {
+            const int64_t row = part / threads, begin = part % threads * inner / threads,
+                          end = (part % threads + 1) * inner / threads;
+            const float *g = gate_up + row * 2 * inner, *up = g + inner;
+            float *o = gated + row * inner;
+#pragma omp simd
+            for (int64_t i = begin; i < end; ++i) o[i] = g[i] / (1.0f + exp_of(std::min(-g[i], 88.0f))) * up[i];
+        }
+        linear_share<T>(gated, l.down, sum, rows);
+#pragma omp single
+        for (int64_t i = 0; i < rows * hidden; ++i) put(out[i], residual[i] + sum[i]);
+    }
+    return is_known ? 0 : 1;
 }
 
 }  // namespace
@@ -349,23 +504,26 @@ int attend_units_of(int64_t dim, Arguments... arguments) {
     extern "C" void gate_##NAME(const T *gate_up, T *out, int64_t rows, int64_t size, int threads) {                   \
         gate(gate_up, out, rows, size, threads);                                                                       \
     }                                                                                                                  \
-    extern "C" int attend_##NAME(const T *q, const T *keys, const T *values, T *out, float *lse, const int64_t *rows,  \
-                                 const int64_t *indptr, const int32_t *pages, const int64_t *lens, int64_t num_units,  \
-                                 int page_size, int64_t num_kv, int64_t group, int64_t dim, float scale,               \
-                                 float softcap, int threads) {                                                         \
-        return attend_units_of<T>(dim, q, keys, values, out, lse, rows, indptr, pages, lens, num_units, page_size,     \
-                                  num_kv, group, scale, softcap, threads);                                             \
+    extern "C" int attend_##NAME(const T *q, const T *keys, const T *values, T *out, float *lse, const Units *units,   \
+                                 int64_t num_kv, int64_t group, int64_t dim, float scale, float softcap,               \
+                                 int threads) {                                                                        \
+        return attend_units(q, keys, values, out, lse, units, num_kv, group, dim, scale, softcap, threads);            \
     }
 
-#define EXPORT_ROTATE(T, C, NAME)                                                                                      \
+#define EXPORT_ROTATED(T, C, NAME)                                                                                     \
     extern "C" void rotate_and_write_##NAME(const T *qkv, const T *weight, float eps, const C *cos, const C *sin,      \
                                             const int64_t *slots, T *q, T *keys, T *values, int64_t rows,              \
                                             int64_t num_qo, int64_t num_kv, int64_t dim, int threads) {                \
         rotate_and_write(qkv, weight, eps, cos, sin, slots, q, keys, values, rows, num_qo, num_kv, dim, threads);      \
+    }                                                                                                                  \
+    extern "C" int run_layer_##NAME(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos, const C *sin,  \
+                                    const int64_t *slots, T *keys, T *values, const Units *units, float scale,         \
+                                    float softcap, float *memory, int threads) {                                       \
+        return run_layer(layer, x, out, rows, cos, sin, slots, keys, values, units, scale, softcap, memory, threads);  \
     }
 
 EXPORT(float, float32)
 EXPORT(bf16, bfloat16)
-EXPORT_ROTATE(float, float, float32_float32)
-EXPORT_ROTATE(bf16, bf16, bfloat16_bfloat16)
-EXPORT_ROTATE(bf16, float, bfloat16_float32)
+EXPORT_ROTATED(float, float, float32_float32)
+EXPORT_ROTATED(bf16, bf16, bfloat16_bfloat16)
+EXPORT_ROTATED(bf16, float, bfloat16_float32)

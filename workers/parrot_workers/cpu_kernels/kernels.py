@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, byref, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any, Final
 
+import numpy.typing as npt
 import structlog
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from parrot_mq.errors import ConfigurationError
 from parrot_workers.cpu_kernels.build import build_library
 
-__all__ = ["HEAD_DIMS", "MAX_GROUP", "CpuKernels", "load_kernels"]
+__all__ = ["HEAD_DIMS", "MAX_GROUP", "CpuKernels", "LayerStruct", "RowUnits", "WeightStruct", "load_kernels"]
 
 log = structlog.get_logger(__name__)
 
@@ -23,14 +24,87 @@ HEAD_DIMS: Final = frozenset({16, 32, 64, 80, 96, 128, 256})
 MAX_GROUP: Final = 64
 """Most query heads of a KV head."""
 
+
+class _Units(ctypes.Structure):
+    _fields_ = (
+        ("rows", c_void_p),
+        ("indptr", c_void_p),
+        ("pages", c_void_p),
+        ("lens", c_void_p),
+        ("num", c_int64),
+        ("page_size", c_int),
+    )
+
+
+class WeightStruct(ctypes.Structure):
+    """A weight in blocks of outputs, as `kernels.cpp` says; the tensors stay somebody else's."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("bias", c_void_p),
+        ("num_inputs", c_int64),
+        ("num_outputs", c_int64),
+        ("block", c_int64),
+    )
+
+
+class LayerStruct(ctypes.Structure):
+    """A decoder layer of the plainest kind, as `kernels.cpp` says; the tensors stay somebody else's."""
+
+    _fields_ = (
+        ("qkv", WeightStruct),
+        ("o", WeightStruct),
+        ("gate_up", WeightStruct),
+        ("down", WeightStruct),
+        ("attention_norm", c_void_p),
+        ("mlp_norm", c_void_p),
+        ("head_norm", c_void_p),
+        ("attention_eps", c_float),
+        ("mlp_eps", c_float),
+        ("head_eps", c_float),
+        ("num_qo", c_int64),
+        ("num_kv", c_int64),
+        ("dim", c_int64),
+    )
+
+
+class RowUnits:
+    """Single rows and the pages that each of them reads.
+
+    Args:
+        rows: Which rows, shape [num_units], int64.
+        indptr: Offsets of their pages, shape [num_units + 1], int64.
+        pages: Shape [indptr[-1]], int32.
+        lens: Tokens that each reads, at least one, shape [num_units], int64.
+        page_size: Tokens of a page.
+    """
+
+    def __init__(
+        self,
+        rows: npt.NDArray[Any],
+        indptr: npt.NDArray[Any],
+        pages: npt.NDArray[Any],
+        lens: npt.NDArray[Any],
+        page_size: int,
+    ) -> None:
+        self._arrays = rows, indptr, pages, lens  # what the addresses below are of
+        self.struct = _Units(*(array.ctypes.data for array in self._arrays), len(rows), page_size)
+
+    def __len__(self) -> int:
+        return int(self.struct.num)
+
+
 _P, _N, _F, _I = c_void_p, c_int64, c_float, c_int
 _SIGNATURES: Final = {
     "norm": (_P, _P, _P, _N, _N, _F, _I),
     "add_norm": (_P, _P, _P, _P, _P, _N, _N, _F, _I),
     "gate": (_P, _P, _N, _N, _I),
-    "attend": (_P, _P, _P, _P, _P, _P, _P, _P, _P, _N, _I, _N, _N, _N, _F, _F, _I),
+    "attend": (_P, _P, _P, _P, _P, POINTER(_Units), _N, _N, _N, _F, _F, _I),
 }
-_ROTATE: Final = (_P, _P, _F, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _I)
+_ROTATED: Final = {
+    "rotate_and_write": (_P, _P, _F, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _I),
+    "run_layer": (POINTER(LayerStruct), _P, _P, _N, _P, _P, _P, _P, _P, POINTER(_Units), _F, _F, _P, _I),
+}
 _NAMES: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -57,7 +131,12 @@ class CpuKernels:
             _bind(library, f"{kernel}_{name}", arguments) for kernel, arguments in _SIGNATURES.items()
         )
         types = {dtype, torch.float32}
-        self._rotate = {each: _bind(library, f"rotate_and_write_{name}_{_NAMES[each]}", _ROTATE) for each in types}
+        self._rotate, self._run_layer = (
+            {each: _bind(library, f"{kernel}_{name}_{_NAMES[each]}", arguments) for each in types}
+            for kernel, arguments in _ROTATED.items()
+        )
+        self._dtype = dtype
+        self._memory = torch.empty(0)
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
@@ -130,15 +209,7 @@ class CpuKernels:
         return q
 
     def attend(
-        self,
-        q: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        units: tuple[Tensor, Tensor, Tensor, Tensor],
-        *,
-        page_size: int,
-        scale: float,
-        softcap: float | None,
+        self, q: Tensor, keys: Tensor, values: Tensor, units: RowUnits, *, scale: float, softcap: float | None
     ) -> tuple[Tensor, Tensor]:
         """Attention of single rows, each over pages of its own.
 
@@ -147,9 +218,7 @@ class CpuKernels:
                 `MAX_GROUP`.
             keys: The layer's cache, shape [num_pages, pool_page_size, num_kv_heads, head_dim].
             values: Like `keys`.
-            units: Of each unit: its row, shape [num_units], int64; offsets of its pages, [num_units + 1], int64; the
-                pages, int32; its tokens, at least one, [num_units], int64.
-            page_size: Tokens of a page, as the units count.
+            units: Which rows, and their pages.
             scale: Factor of the scores.
             softcap: As in `AttentionBackend.run`.
 
@@ -157,22 +226,16 @@ class CpuKernels:
             The result of each unit, shape [num_units, num_kv_heads, group, head_dim]; the natural log-sum-exp of its
             scores, [num_units, num_kv_heads, group], float32.
         """
-        rows, indptr, pages, lens = units
         _, num_kv, group, head_dim = q.shape
-        out = q.new_empty(len(rows), num_kv, group, head_dim)
-        lse = q.new_empty(len(rows), num_kv, group, dtype=torch.float32)
+        out = q.new_empty(len(units), num_kv, group, head_dim)
+        lse = q.new_empty(len(units), num_kv, group, dtype=torch.float32)
         failed = self._attend(
             q.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
             out.data_ptr(),
             lse.data_ptr(),
-            rows.data_ptr(),
-            indptr.data_ptr(),
-            pages.data_ptr(),
-            lens.data_ptr(),
-            len(rows),
-            page_size,
+            byref(units.struct),
             num_kv,
             group,
             head_dim,
@@ -183,11 +246,66 @@ class CpuKernels:
         assert not failed, f"attention was not compiled for heads of {head_dim}"
         return out, lse
 
+    def run_layer(
+        self,
+        layer: LayerStruct,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        slots: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        units: RowUnits,
+        *,
+        scale: float,
+        softcap: float | None,
+    ) -> Tensor:
+        """A whole decoder layer for a few rows: one call, so that nothing has to be fetched anew between its parts.
+
+        Args:
+            layer: Weights and sizes.
+            x: Hidden states, shape [num_rows, hidden_size].
+            rotation: Cosines and signed sines, both shape [num_rows, 1, head_dim]; none for no rotation.
+            slots: Where keys and values of each row go, shape [num_rows], int64.
+            keys: As in `attend`.
+            values: Like `keys`.
+            units: All rows in their order, and the pages that each reads.
+            scale: As in `attend`.
+            softcap: As in `attend`.
+
+        Returns:
+            Hidden states after the layer, shape and dtype of `x`.
+        """
+        x = x.contiguous()
+        rows, hidden = x.shape
+        out = torch.empty_like(x)
+        sizes = 3 * hidden + layer.qkv.num_outputs + layer.o.num_inputs + 3 * layer.down.num_inputs
+        if self._memory.numel() < rows * sizes:
+            self._memory = torch.empty(rows * sizes)
+        cos, sin = rotation or (None, None)
+        failed = self._run_layer[self._dtype if cos is None else cos.dtype](
+            byref(layer),
+            x.data_ptr(),
+            out.data_ptr(),
+            rows,
+            _address(cos),
+            _address(sin),
+            slots.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            byref(units.struct),
+            scale,
+            softcap or 0.0,
+            self._memory.data_ptr(),
+            torch.get_num_threads(),
+        )
+        assert not failed, f"attention was not compiled for heads of {layer.dim}"
+        return out
+
 
 def _bind(library: Any, name: str, arguments: tuple[Any, ...]) -> Any:
     function = getattr(library, name)
     function.argtypes = arguments
-    function.restype = c_int if name.startswith("attend") else None
+    function.restype = c_int if name.startswith(("attend", "run_layer")) else None
     return function
 
 

@@ -82,6 +82,13 @@ class LeanKernels(Protocol):
         """
 
 
+class WholeLayer(Protocol):
+    """Runs all of a layer at once, when it can."""
+
+    def __call__(self, x: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor | None:
+        """Hidden states after the layer, shape [num_rows, hidden_size] as `x`; none if this step is not for it."""
+
+
 class RmsNorm(nn.Module):
     """Root mean square norm over the last dimension; computes in float32 as transformers does."""
 
@@ -156,7 +163,7 @@ class Attention(nn.Module):
         super().__init__()
         self.qkv_proj, self.o_proj, self.head_norm = qkv_proj, o_proj, head_norm
         self.is_rotated = True
-        self._layer = layer
+        self.layer = layer
         self._num_qo, self._num_qk = spec.num_qo_heads, spec.num_qo_heads + spec.num_kv_heads
         self._shape = (-1, self._num_qk + spec.num_kv_heads, spec.head_dim)
         self._half = spec.head_dim // 2
@@ -183,11 +190,11 @@ class Attention(nn.Module):
             cos, sin = rotation
             qk = torch.addcmul(qk * cos, qk.roll(self._half, -1), sin).to(qkv.dtype)  # some rotate in float32
         q, k = qk[:, : self._num_qo], qk[:, self._num_qo :]
-        return parrot.context.attend(self._layer, parrot.layers[self._layer], q, k, v)
+        return parrot.context.attend(self.layer, parrot.layers[self.layer], q, k, v)
 
     def _attend_by_kernels(self, qkv: Tensor, rotation: Rotation | None, parrot: LayerPass) -> Tensor:
         assert self._kernels is not None
-        context, layer, norm = parrot.context, self._layer, self.head_norm
+        context, layer, norm = parrot.context, self.layer, self.head_norm
         weight, eps = (norm.weight, norm.eps) if isinstance(norm, HeadNorm) else (None, 0.0)
         keys, values = context.pool.keys(layer), context.pool.values(layer)
         q = self._kernels.rotate_and_write(qkv, weight, eps, rotation, context.slots, keys, values)
@@ -200,12 +207,12 @@ class GatedMlp(nn.Module):
     def __init__(self, gate_up_proj: nn.Module, down_proj: nn.Module, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
-        self._activation = activation
+        self.activation = activation
         self._kernels: LeanKernels | None = None
 
     def use(self, kernels: LeanKernels | None) -> None:
         """As `RmsNorm.use`."""
-        self._kernels = kernels if self._activation is functional.silu else None
+        self._kernels = kernels if self.activation is functional.silu else None
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.down_proj(self._gate(self.gate_up_proj(x)))
@@ -215,7 +222,7 @@ class GatedMlp(nn.Module):
         if self._kernels is not None:
             return self._kernels.gate(gate_up)
         gate, up = gate_up.chunk(2, -1)
-        return self._activation(gate).mul_(up)
+        return self.activation(gate).mul_(up)
 
 
 class ForeignMlp(nn.Module):
@@ -238,6 +245,9 @@ class LeanLayer(nn.Module):
         mlp: Takes and gives [num_rows, hidden_size].
         norms: Before attention, after it, before the MLP, after it; none where there is none.
         residual_scale: What attention and MLP give is multiplied by this before it is added.
+
+    Attributes:
+        whole: What may run all of it at once.
     """
 
     def __init__(
@@ -251,12 +261,13 @@ class LeanLayer(nn.Module):
         super().__init__()
         self.attention, self.mlp = attention, mlp
         self.before_attention, self.after_attention, self.before_mlp, self.after_mlp = norms
-        self._residual_scale = residual_scale
+        self.residual_scale = residual_scale
+        self.whole: WholeLayer | None = None
         self._kernels: LeanKernels | None = None
 
     def use(self, kernels: LeanKernels | None) -> None:
         """As `RmsNorm.use`."""
-        self._kernels = kernels if isinstance(self.before_mlp, RmsNorm) and self._residual_scale == 1.0 else None
+        self._kernels = kernels if isinstance(self.before_mlp, RmsNorm) and self.residual_scale == 1.0 else None
         for part in (
             self.attention,
             self.mlp,
@@ -279,6 +290,8 @@ class LeanLayer(nn.Module):
         """As transformers calls it. `hidden_states`: shape [1, num_rows, hidden_size], as is the result."""
         x = hidden_states[0]
         rotation = _rotation(parrot, position_embeddings) if position_embeddings is not None else None
+        if self.whole is not None and (result := self.whole(x, rotation, parrot)) is not None:
+            return result[None]
         h = x if self.before_attention is None else self.before_attention(x)
         h = self.attention(h, rotation, parrot)
         x, h = self._add_and_norm(x, h if self.after_attention is None else self.after_attention(h))
@@ -293,4 +306,4 @@ class LeanLayer(nn.Module):
         return x, x if norm is None else norm(x)
 
     def _add(self, x: Tensor, h: Tensor) -> Tensor:
-        return x + h if self._residual_scale == 1.0 else torch.add(x, h, alpha=self._residual_scale)
+        return x + h if self.residual_scale == 1.0 else torch.add(x, h, alpha=self.residual_scale)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from parrot_workers.cpu_kernels import WeightStruct, find_block
 from parrot_workers.models.memory import give_back
 from parrot_workers.models.progress import Report, silent
 
@@ -34,6 +35,14 @@ class PackedLinear(nn.Module):
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _NUM_ROWS_HINT)
         self.bias = bias
         self._run = torch.ops.mkldnn._linear_pointwise.default
+        ops = torch.ops.mkldnn
+        address = ops.data_ptr(self.weight)
+        block = find_block(weight, address, ops._nbytes(self.weight)) if weight.dtype != torch.float16 else None
+        self.blocked: WeightStruct | None = None
+        """The weight as our kernels read it, if it lies as they want it."""
+        if block is not None:
+            bias_address = None if bias is None else bias.data_ptr()
+            self.blocked = WeightStruct(address, bias_address, weight.shape[1], weight.shape[0], block)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self._run(x, self.weight, self.bias, "none", [], "")

@@ -11,6 +11,7 @@ from parrot_workers.models.paged import LayerSpec, use_paged_attention
 from parrot_workers.models.probe import check_reading, learn_layers
 from parrot_workers.models.progress import Report
 from parrot_workers.models.trial import Trial
+from parrot_workers.models.whole_layer import use_whole_layers
 
 __all__ = ["prepare"]
 
@@ -37,6 +38,7 @@ def prepare(
         fuse_layers(model, layers, trial, kernels=find_kernels(model.device, model.dtype))
     if is_packed:
         pack_linears(model, report)
+        use_whole_layers(model, layers)
     if model.device.type == "cpu":
         use_huge_pages(model)
     if is_fused or is_packed:

@@ -13,7 +13,7 @@ from parrot_workers.attention.cpu.rounds import Work
 from parrot_workers.attention.cpu.sources import LayerInput
 from parrot_workers.attention.cpu.units import cut_levels, cut_window
 from parrot_workers.attention.plan import AttentionPlan
-from parrot_workers.cpu_kernels import HEAD_DIMS, MAX_GROUP, CpuKernels, load_kernels
+from parrot_workers.cpu_kernels import HEAD_DIMS, MAX_GROUP, CpuKernels, RowUnits, load_kernels
 
 __all__ = ["CPUBackend"]
 
@@ -50,17 +50,32 @@ class CPUBackend:
     ) -> Tensor:
         """Attend over the paged cache, as `AttentionBackend.run` says; `keys` and `values` contiguous."""
         num_kv_heads, head_dim = keys.shape[2:]
-        group = q.shape[1] // num_kv_heads
-        compiled = self._compiled(head_dim, group, q.dtype)
-        shape = HeadShape(num_kv_heads, group, head_dim, q.dtype, has_paged=compiled is not None)
-        work = self._work.get((shape, window))
-        if work is None:
-            work = self._work[shape, window] = self._make_work(shape, window)
+        shape, compiled = self._shape(num_kv_heads, q.shape[1] // num_kv_heads, head_dim, q.dtype)
+        work = self._find_work(shape, window)
         paged: PagedKernel | None = partial(compiled.attend, scale=scale, softcap=softcap) if compiled else None
         kernel = self._kernel(scale, softcap)
         return work.run(LayerInput(q=q.contiguous(), keys=keys, values=values, kernel=kernel, paged=paged)).reshape(
             q.shape
         )
+
+    def single_rows(
+        self, *, num_qo_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, window: int | None
+    ) -> RowUnits | None:
+        """What each row of this step reads, for layers of such a shape; none if rows share something."""
+        shape, compiled = self._shape(num_kv_heads, num_qo_heads // num_kv_heads, head_dim, dtype)
+        return self._find_work(shape, window).single_rows if compiled is not None else None
+
+    def _shape(
+        self, num_kv_heads: int, group: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[HeadShape, CpuKernels | None]:
+        compiled = self._compiled(head_dim, group, dtype)
+        return HeadShape(num_kv_heads, group, head_dim, dtype, has_paged=compiled is not None), compiled
+
+    def _find_work(self, shape: HeadShape, window: int | None) -> Work:
+        work = self._work.get((shape, window))
+        if work is None:
+            work = self._work[shape, window] = self._make_work(shape, window)
+        return work
 
     def _compiled(self, head_dim: int, group: int, dtype: torch.dtype) -> CpuKernels | None:
         can = self._has_compiled and head_dim in HEAD_DIMS and group <= MAX_GROUP

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from parrot_workers.attention.cpu.sources import LayerInput, Source
+from parrot_workers.cpu_kernels import RowUnits
 
 __all__ = ["BatchCall", "Call", "CausalBatchCall", "NodeCall", "PagedCall", "Part", "RunsCall", "SequenceCall"]
 
@@ -56,26 +57,13 @@ class RunsCall:
 
 @dataclass(frozen=True, slots=True)
 class PagedCall:
-    """Single rows, each over pages of its own, which are read in place.
+    """Single rows, each over pages of its own, which are read in place."""
 
-    Attributes:
-        rows: Which they are, shape [num_units], int64.
-        indptr: Offsets of their pages, shape [num_units + 1], int64.
-        pages: Shape [indptr[-1]], int32.
-        lens: Tokens that each reads, shape [num_units], int64.
-        page_size: Tokens of a page.
-    """
-
-    rows: Tensor
-    indptr: Tensor
-    pages: Tensor
-    lens: Tensor
-    page_size: int
+    units: RowUnits
 
     def __call__(self, layer: LayerInput) -> Part:
         assert layer.paged is not None, "a call for a kernel that is not there"
-        units = (self.rows, self.indptr, self.pages, self.lens)
-        return Part(*layer.paged(layer.rows, layer.keys, layer.values, units, page_size=self.page_size))
+        return Part(*layer.paged(layer.rows, layer.keys, layer.values, self.units))
 
 
 @dataclass(frozen=True, slots=True)

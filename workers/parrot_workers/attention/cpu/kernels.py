@@ -8,6 +8,8 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from parrot_workers.cpu_kernels import RowUnits
+
 __all__ = ["HAS_FLASH", "Kernel", "PagedKernel", "flash_kernel", "matmul_kernel", "merge"]
 
 _FLASH: Final = getattr(torch, "_scaled_dot_product_flash_attention_for_cpu", None)
@@ -41,9 +43,7 @@ class Kernel(Protocol):
 class PagedKernel(Protocol):
     """Attention of single rows, each over pages of its own."""
 
-    def __call__(
-        self, q: Tensor, keys: Tensor, values: Tensor, units: tuple[Tensor, Tensor, Tensor, Tensor], *, page_size: int
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, units: RowUnits) -> tuple[Tensor, Tensor]:
         """Attend, as `CpuKernels.attend` says."""
         ...
 

@@ -23,6 +23,7 @@ from parrot_workers.attention.cpu.calls import (
 from parrot_workers.attention.cpu.rounds import ReadyRound, Work
 from parrot_workers.attention.cpu.sources import Gather, Run, Source, Strided
 from parrot_workers.attention.cpu.units import Band, Causal, CutSizes, Round, Unit
+from parrot_workers.cpu_kernels import RowUnits
 
 __all__ = ["HeadShape", "Workspace", "make_work"]
 
@@ -150,8 +151,7 @@ class _Maker:
         indptr = np.cumsum([0] + [len(unit.pages) for unit in units])
         lens = np.array([unit.num_tokens for unit in units])
         pages = np.concatenate([unit.pages for unit in units])
-        index, ends, places, sizes = (torch.from_numpy(array) for array in (rows, indptr, pages, lens))
-        self._add(PagedCall(index, ends, places, sizes, self._page_size), rows)
+        self._add(PagedCall(RowUnits(rows, indptr, pages, lens, self._page_size)), rows)
 
     def _add_strided(self, units: Sequence[Unit]) -> None:
         first, second = units[:2]
