@@ -51,7 +51,9 @@ class Client:
             yield cls(bus, tenant=tenant)
 
     @asynccontextmanager
-    async def session(self, name: str = "", *, model: str = "", timeout_s: float = 600.0) -> AsyncIterator[Session]:
+    async def session(
+        self, name: str = "", *, model: str = "", timeout_s: float = 600.0, marks_awaited: bool = True
+    ) -> AsyncIterator[Session]:
         """A session for the length of a block; semantic functions that are called in the block use it.
 
         Args:
@@ -59,6 +61,8 @@ class Client:
                 expiry. Without a name the session is ours alone, and closed with the block.
             model: Who generates, for functions that name no model; empty means the one model that is served.
             timeout_s: Seconds that a task may take, for functions that say nothing else.
+            marks_awaited: Whether awaiting a variable of which nothing was said marks it `latency`, so that it comes
+                soon although others read it, too.
 
         Raises:
             NoResponders: No coordinator is running (only for a session of our own).
@@ -71,6 +75,7 @@ class Client:
             model=model,
             timeout_s=timeout_s,
             is_own=not name,
+            marks_awaited=marks_awaited,
         )
         async with task_group() as group:
             try:

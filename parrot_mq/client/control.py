@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from parrot_mq.messages import (
     SessionCancel,
     SessionClose,
     SessionExplain,
+    SessionMark,
     SessionOpen,
     SessionReply,
     SessionStory,
@@ -29,6 +31,7 @@ from parrot_mq.messages import (
     decode,
     encode,
 )
+from parrot_mq.types import Objective
 
 __all__ = ["STRUCTURED", "SessionControl"]
 
@@ -36,6 +39,8 @@ M = TypeVar("M", bound=Message)
 
 TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 10.0
+MAX_NAMES = 1000
+"""Most variables in one message."""
 OPEN_RETRIES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Pauses while nobody answers: a coordinator may be just starting."""
 REMEDY = "no coordinator is running; start one with `parrot-mq up` or `parrot-mq coordinator`"
@@ -43,7 +48,7 @@ STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_MSGPACK, HEADER_SCHEMA: SCHEMA_VERSIO
 
 
 class SessionControl:
-    """Opens, explains, cancels, closes. Every request raises `NoResponders` if no coordinator is running."""
+    """Opens, marks, explains, cancels, closes. Every request raises `NoResponders` if no coordinator is running."""
 
     def __init__(self, bus: Bus, tenant: str, session: str) -> None:
         self._bus = bus
@@ -59,6 +64,18 @@ class SessionControl:
             except NoResponders:
                 await asyncio.sleep(delay_s)
         await self._ask("open", SessionOpen(), OPEN_TIMEOUT_S)
+
+    async def mark(self, variables: list[str], objective: Objective) -> None:
+        """Say what is wanted of variables."""
+        for part in _parts(variables):
+            await self._ask("mark", SessionMark(variables=part, objective=objective))
+
+    async def mark_awaited(self, variables: list[str]) -> None:
+        """Say that somebody waits for variables, unless something else was said of them. A hint: nobody answers."""
+        subject = control_subject(self._tenant, self._session, "mark")
+        for part in _parts(variables):
+            mark = SessionMark(variables=part, only_unmarked=True)
+            await self._bus.publish(subject, encode(mark), headers=STRUCTURED)
 
     async def cancel(self, variables: list[str]) -> int:
         """Give up the tasks that write `variables`, or all; returns how many."""
@@ -91,3 +108,7 @@ class SessionControl:
         if reply.headers.get(HEADER_STATUS) == STATUS_ERROR:
             raise decode(reply.payload, ErrorInfo, reply.headers).to_error()
         return decode(reply.payload, answer, reply.headers)
+
+
+def _parts(names: list[str]) -> Iterator[list[str]]:
+    return (names[begin : begin + MAX_NAMES] for begin in range(0, len(names), MAX_NAMES))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 from parrot_mq.bus import Bus, fetch_text, set_variable
+from parrot_mq.client.awaited import AwaitedVariables
 from parrot_mq.client.control import SessionControl
 from parrot_mq.client.outbox import Outbox
 from parrot_mq.client.streaming import stream_text
@@ -16,7 +17,7 @@ from parrot_mq.client.submission import make_submission
 from parrot_mq.client.values import SessionValues
 from parrot_mq.errors import CallError, DuplicateProducer, ParrotError, SessionClosed
 from parrot_mq.messages import ErrorInfo, VariableAddress
-from parrot_mq.program import Call, SemanticVariable
+from parrot_mq.program import Call, Mark, SemanticVariable, check_mark, variables_in
 from parrot_mq.program.values import check_value
 from parrot_mq.types import SessionId, TenantId, TextPiece, VariableId, check_name, fresh_id
 
@@ -44,7 +45,17 @@ class Session:
         tenant: The tenant.
     """
 
-    def __init__(self, bus: Bus, *, tenant: str, name: str, model: str, timeout_s: float, is_own: bool) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        tenant: str,
+        name: str,
+        model: str,
+        timeout_s: float,
+        is_own: bool,
+        marks_awaited: bool = True,
+    ) -> None:
         self.tenant = TenantId(check_name("tenant", tenant))
         self.name = SessionId(check_name("session", name))
         self._bus = bus
@@ -54,6 +65,9 @@ class Session:
         self._control = SessionControl(bus, self.tenant, self.name)
         self._values = SessionValues(bus, self.tenant, self.name)
         self._outbox = Outbox(bus, self.tenant, self.name, self._values)
+        self._awaited = AwaitedVariables(
+            self._control, session=self.name, is_set=self._values.is_set, is_active=marks_awaited
+        )
         self._expected: dict[str, Expected] = {}
         self._counter = itertools.count(1)
         self._has_started = self._is_closed = False
@@ -81,6 +95,11 @@ class Session:
             self._expected[name] = Expected(task, timeout_s + GRACE_S)
         model = call.model or self._model
         self._outbox.send(make_submission(call, names, task=task, model=model, timeout_s=timeout_s))
+        self._awaited.submitted(
+            writes=list(names.values()),
+            reads=(variable.id for value in call.inputs.values() for variable in variables_in(value)),
+            marked=(names[output] for output in call.spec.objectives),
+        )
         return tuple(SemanticVariable(self, name) for name in names.values())
 
     async def flush(self) -> None:
@@ -118,7 +137,7 @@ class Session:
         await set_variable(self._bus, VariableAddress(self.tenant, self.name, VariableId(variable_id)), text)
 
     async def get(self, variable_id: str, timeout_s: float | None = None) -> str:
-        """Wait for a value.
+        """Wait for a value. Unless something else was said of the variable, somebody waits for it from now on.
 
         Args:
             timeout_s: Seconds to wait; by default a little longer than the task that writes it may take.
@@ -129,12 +148,14 @@ class Session:
             ParrotError: The variable failed; the error says why.
         """
         self._check_open()
+        self._awaited.awaited(variable_id)
         value = await self._values.wait(variable_id, self._limit(variable_id, timeout_s))
         return await fetch_text(self._bus, self.tenant, value)
 
     async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """Yield the text of a variable in pieces while it is generated; errors as for `get`."""
         self._check_open()
+        self._awaited.awaited(variable_id)
         future = await self._values.future(variable_id)
         limit_s = self._limit(variable_id, timeout_s)
         async with aclosing(stream_text(self._bus, self.tenant, self.name, variable_id, future, limit_s)) as pieces:
@@ -148,6 +169,38 @@ class Session:
         return expected.timeout_s if expected is not None else self._timeout_s + GRACE_S
 
     # -- control -----------------------------------------------------------------------------------------------------
+
+    async def mark(self, variables: str | SemanticVariable | Iterable[str | SemanticVariable], objective: Mark) -> None:
+        """Say what is wanted of variables, whoever writes them and whenever. It replaces what was said before.
+
+        A hint: a coordinator that takes over has to be told again. What must last is said by `Output(objective=...)`.
+
+        Args:
+            variables: One or several, or their names.
+            objective: `"latency"` (somebody waits for them), `"throughput"` (they only have to be finished), or an
+                `Objective` with targets for each of them.
+
+        Raises:
+            ConfigurationError: The objective cannot be used; the message names the field and what it may be.
+            CallError: A variable belongs to another session.
+            InvalidName: A name cannot be used.
+            NoResponders: No coordinator is running.
+            SessionClosed: The session has ended.
+        """
+        self._check_open()
+        checked = check_mark(objective)
+        several = [variables] if isinstance(variables, str | SemanticVariable) else variables
+        names = [self._name(variable) for variable in several]
+        self._awaited.marked(names)
+        await self.flush()
+        await self._control.mark(names, checked)
+
+    def _name(self, variable: str | SemanticVariable) -> str:
+        if isinstance(variable, str):
+            return check_name("variable", variable)
+        if (variable.session.tenant, variable.session.name) != (self.tenant, self.name):
+            raise CallError(f"{variable!r} belongs to another session than {self.name!r}; mark it in its own session")
+        return variable.id
 
     async def cancel(self, variable_id: str = "") -> int:
         """Give up the task that writes a variable, or all unfinished tasks; returns how many there were.
@@ -191,6 +244,7 @@ class Session:
             NoResponders: No coordinator is running.
         """
         self._outbox.start(group)
+        self._awaited.start(group)
         await self._values.start()
         self._rereader = group.create_task(self._values.reread(), name=f"session-{self.name}:reread")
         self._has_started = True

@@ -33,7 +33,7 @@ class Submission:
 
     @property
     def outputs(self) -> list[str]:
-        """The variables that it writes."""
+        """The variables that it writes, in the order of the template."""
         return [output.variable for output in self.record.outputs.values()]
 
 
@@ -43,13 +43,18 @@ def make_submission(call: Call, names: Mapping[str, str], *, task: str, model: s
     record = PromptTask(
         template=call.template,
         inputs={name: writer.write(value) for name, value in call.inputs.items()},
-        outputs={o: OutputSpec(variable=names[o], sampling=call.spec.outputs[o]) for o in call.spec.outputs},
+        outputs={output: _describe(call, output, names[output]) for output in call.spec.outputs},
         separators=call.separators,
         model=model,
         timeout_s=timeout_s,
         function=call.name,
     )
     return Submission(task, record, writer.texts)
+
+
+def _describe(call: Call, output: str, variable: str) -> OutputSpec:
+    spec = call.spec
+    return OutputSpec(variable=variable, sampling=spec.outputs[output], objective=spec.objectives.get(output))
 
 
 class _InputWriter:

@@ -51,6 +51,11 @@ class SessionValues:
         if not is_new:
             self._unread.add(variable)
 
+    def is_set(self, variable: str) -> bool:
+        """Whether a value, or the failure, is known here already."""
+        future = self._futures.get(variable)
+        return future is not None and future.done()
+
     async def future(self, variable: str) -> asyncio.Future[Value]:
         """The future of any variable; unless it is known to be new it is read once, for it may be set already."""
         self.expect(variable, is_new=False)

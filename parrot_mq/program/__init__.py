@@ -3,6 +3,7 @@
 from parrot_mq.program.call import Call
 from parrot_mq.program.function import SemanticFunction, semantic_function
 from parrot_mq.program.graph import FailedNode, Graph, Node
+from parrot_mq.program.marks import Mark, check_mark
 from parrot_mq.program.objectives import Objectives, Standing
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Output, Separator
 from parrot_mq.program.plan import MAX_PROMPT_PARTS, OutputPlan, plan_outputs
@@ -23,6 +24,7 @@ __all__ = [
     "Input",
     "InputText",
     "MAX_PROMPT_PARTS",
+    "Mark",
     "Node",
     "Objectives",
     "Output",
@@ -37,6 +39,7 @@ __all__ = [
     "Text",
     "VariableStore",
     "chain_digests",
+    "check_mark",
     "current_session",
     "escape_braces",
     "parse_template",

@@ -9,8 +9,9 @@ from typing import Final, TypeAlias
 import msgspec
 
 from parrot_mq.errors import ConfigurationError
+from parrot_mq.program.marks import Mark, check_mark
 from parrot_mq.program.variable import SemanticVariable
-from parrot_mq.types import Sampling
+from parrot_mq.types import Objective, Sampling
 
 __all__ = ["DEFAULT_SEPARATOR", "Input", "Output", "Separator"]
 
@@ -59,7 +60,7 @@ class Output:
         ```
     """
 
-    __slots__ = ("_sampling",)
+    __slots__ = ("_objective", "_sampling")
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Output:
         logit_bias: Mapping[int, float] | None = None,
         logprobs: int = 0,
         seed: int | None = None,
+        objective: Mark | None = None,
     ) -> None:
         """Describe an output.
 
@@ -99,6 +101,8 @@ class Output:
             logprobs: With each token, tell its log probability and those of this many of the likeliest tokens, up to
                 20; 0 tells none. They come with the pieces of `SemanticVariable.stream`.
             seed: Makes sampling repeatable; without it every call has its own.
+            objective: What is wanted of it: `"latency"` (somebody waits for it), `"throughput"` (it only has to be
+                finished), or an `Objective` with targets. Without it that follows from who awaits and who reads it.
 
         Raises:
             ConfigurationError: A value is out of its range; the message names the argument and the range.
@@ -124,22 +128,34 @@ class Output:
         if min_tokens > max_tokens:
             raise _out_of_range("min_tokens", min_tokens)
         self._sampling = msgspec.convert(checked, Sampling)
+        self._objective = None if objective is None else check_mark(objective)
 
     @property
     def sampling(self) -> Sampling:
         """How it is generated, as it goes over the wire."""
         return self._sampling
 
+    @property
+    def objective(self) -> Objective | None:
+        """What is wanted of it, as it goes over the wire; None if nothing was said."""
+        return self._objective
+
     def __eq__(self, other: object) -> bool:
-        return self._sampling == other._sampling if isinstance(other, Output) else NotImplemented
+        return self._key == other._key if isinstance(other, Output) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._sampling)
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Sampling, Objective | None]:
+        return self._sampling, self._objective
 
     def __repr__(self) -> str:
-        changed = msgspec.structs.asdict(self._sampling).items()
-        shown = ", ".join(f"{name}={value!r}" for name, value in changed if value != getattr(Sampling(), name))
-        return f"Output({shown})"
+        sampling = msgspec.structs.asdict(self._sampling).items()
+        changed = [(name, value) for name, value in sampling if value != getattr(Sampling(), name)]
+        if self._objective is not None:
+            changed.append(("objective", self._objective))
+        return f"Output({', '.join(f'{name}={value!r}' for name, value in changed)})"
 
 
 def _check(name: str, value: object) -> object:

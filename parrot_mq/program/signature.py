@@ -16,7 +16,7 @@ from parrot_mq.program.plan import plan_outputs
 from parrot_mq.program.template import Template, parse_template
 from parrot_mq.program.values import InputText, check_value
 from parrot_mq.program.variable import SemanticVariable
-from parrot_mq.types import Sampling
+from parrot_mq.types import Objective, Sampling
 
 __all__ = ["FunctionSpec", "read_function"]
 
@@ -35,6 +35,7 @@ class FunctionSpec:
         separators: The inputs, and what joins the items of each when it is a list.
         defaults: Texts of the inputs that may be left out.
         outputs: The outputs, in the order of the template, and how each is generated.
+        objectives: What is wanted of outputs, where the function says so.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FunctionSpec:
     separators: Mapping[str, str]
     defaults: Mapping[str, InputText]
     outputs: Mapping[str, Sampling]
+    objectives: Mapping[str, Objective]
 
     def __str__(self) -> str:
         inputs = [name + ("=…" if name in self.defaults else "") for name in self.separators]
@@ -74,12 +76,12 @@ def _read(function: Callable[..., object]) -> FunctionSpec:
     hints = _hints(function)
     separators: dict[str, str] = {}
     defaults: dict[str, InputText] = {}
-    outputs: dict[str, Sampling] = {}
+    outputs: dict[str, Output] = {}
     for parameter in signature.parameters.values():
         _check_kind(parameter)
         base, separator = _split_annotation(parameter, hints)
         if base is Output:
-            outputs[parameter.name] = _sampling(parameter)
+            outputs[parameter.name] = _output(parameter)
         else:
             separators[parameter.name] = separator
             defaults |= _default(parameter)
@@ -91,7 +93,8 @@ def _read(function: Callable[..., object]) -> FunctionSpec:
         template=template,
         separators=separators,
         defaults=defaults,
-        outputs={plan.output: outputs[plan.output] for plan in plans},
+        outputs={plan.output: outputs[plan.output].sampling for plan in plans},
+        objectives={name: output.objective for name, output in outputs.items() if output.objective is not None},
     )
 
 
@@ -157,13 +160,13 @@ def _is_text(hint: object) -> bool:
     return is_known and bool(args) and all(map(_is_text, args))
 
 
-def _sampling(parameter: inspect.Parameter) -> Sampling:
+def _output(parameter: inspect.Parameter) -> Output:
     if parameter.default is parameter.empty:
-        return Output().sampling
+        return Output()
     if not isinstance(parameter.default, Output):
         remedy = f"write `{parameter.name}: Output = Output(max_tokens=…)`, or annotate it `Input`"
         raise TemplateError(f"the output `{parameter.name}` has a default that is no `Output(…)`; {remedy}")
-    return parameter.default.sampling
+    return parameter.default
 
 
 def _default(parameter: inspect.Parameter) -> dict[str, InputText]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Generator
 from typing import Protocol
 
 from parrot_mq.errors import CallError
+from parrot_mq.program.marks import Mark
 from parrot_mq.types import TextPiece
 
 __all__ = ["SemanticVariable", "VariableStore"]
@@ -33,6 +34,9 @@ class VariableStore(Protocol):
 
     async def set(self, variable_id: str, text: str) -> None:
         """Give the variable its value."""
+
+    async def mark(self, variables: str, objective: Mark) -> None:
+        """Say what is wanted of the variable."""
 
     async def cancel(self, variable_id: str) -> object:
         """Give up the generation of the variable."""
@@ -103,6 +107,21 @@ class SemanticVariable:
             VariableAlreadySet: It has another text already.
         """
         await self._session.set(self._id, text)
+
+    async def mark(self, objective: Mark) -> None:
+        """Say what is wanted of it, at any time: it replaces what was said before, and what it is made of follows.
+
+        Awaiting or streaming a variable of which nothing was said means `"latency"`.
+
+        Args:
+            objective: `"latency"` (somebody waits for it), `"throughput"` (it only has to be finished), or an
+                `Objective` with targets.
+
+        Raises:
+            ConfigurationError: The objective cannot be used; the message names the field and what it may be.
+            NoResponders: No coordinator is running.
+        """
+        await self._session.mark(self._id, objective)
 
     async def cancel(self) -> None:
         """Give up its generation: whoever waits for it gets `TaskCancelled`. Nothing happens if it is set."""

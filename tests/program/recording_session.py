@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from parrot_mq.program import Call, SemanticVariable, current_session
+from parrot_mq.program import Call, Mark, SemanticVariable, current_session
 from parrot_mq.types import TextPiece
 
 
@@ -18,6 +18,7 @@ class RecordingSession:
         self.calls: list[Call] = []
         self.texts: dict[str, str] = {}
         self.cancelled: list[str] = []
+        self.marks: dict[str, Mark] = {}
         self.timeouts_s: list[float | None] = []
 
     def submit(self, call: Call) -> tuple[SemanticVariable, ...]:
@@ -35,6 +36,9 @@ class RecordingSession:
 
     async def set(self, variable_id: str, text: str) -> None:
         self.texts[variable_id] = text
+
+    async def mark(self, variables: str, objective: Mark) -> None:
+        self.marks[variables] = objective
 
     async def cancel(self, variable_id: str) -> None:
         self.cancelled.append(variable_id)
