@@ -2,6 +2,7 @@
 
 from parrot_mq.coordinator.config import CoordinatorConfig, Mechanisms
 from parrot_mq.coordinator.coordinator import Coordinator, open_coordinator
+from parrot_mq.coordinator.dispatch_state import DispatchState
 from parrot_mq.coordinator.leader import Candidate, LeaderConfig, open_candidate
 from parrot_mq.coordinator.ready import PlannedGeneration, ReadyGeneration, plan_task
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
@@ -12,6 +13,7 @@ __all__ = [
     "Coordinator",
     "CoordinatorConfig",
     "CoordinatorStatistics",
+    "DispatchState",
     "DispatcherStatistics",
     "LeaderConfig",
     "LeaderStatistics",
