@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from parrot_mq.bus import Bus
+from parrot_mq.bus import Bus, Delivery
 from parrot_mq.errors import NoResponders
 from parrot_mq.messages import (
     CONTENT_MSGPACK,
@@ -41,14 +41,14 @@ TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 10.0
 MAX_NAMES = 1000
 """Most variables in one message."""
-OPEN_RETRIES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Pauses while nobody answers: a coordinator may be just starting."""
+RETRIES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 1.6)
+"""Pauses while nobody answers: a coordinator may be just starting, or taking over from one that was killed."""
 REMEDY = "no coordinator is running; start one with `parrot-mq up` or `parrot-mq coordinator`"
 STRUCTURED = {HEADER_CONTENT_TYPE: CONTENT_MSGPACK, HEADER_SCHEMA: SCHEMA_VERSION}
 
 
 class SessionControl:
-    """Opens, marks, explains, cancels, closes. Every request raises `NoResponders` if no coordinator is running."""
+    """Opens, marks, explains, cancels, closes. Raises `NoResponders` if no coordinator comes to run in time."""
 
     def __init__(self, bus: Bus, tenant: str, session: str) -> None:
         self._bus = bus
@@ -56,13 +56,7 @@ class SessionControl:
         self._session = session
 
     async def open(self) -> None:
-        """Announce the session; a coordinator that is just starting gets some time."""
-        for delay_s in OPEN_RETRIES_S:
-            try:
-                await self._ask("open", SessionOpen(), OPEN_TIMEOUT_S)
-                return
-            except NoResponders:
-                await asyncio.sleep(delay_s)
+        """Announce the session."""
         await self._ask("open", SessionOpen(), OPEN_TIMEOUT_S)
 
     async def mark(self, variables: list[str], objective: Objective) -> None:
@@ -101,13 +95,22 @@ class SessionControl:
 
     async def _request(self, verb: str, request: Message, answer: type[M], timeout_s: float = TIMEOUT_S) -> M:
         subject = control_subject(self._tenant, self._session, verb)
-        try:
-            reply = await self._bus.request(subject, encode(request), headers=STRUCTURED, timeout_s=timeout_s)
-        except NoResponders as error:
-            raise NoResponders(subject=subject, remedy=REMEDY) from error
+        reply = await self._repeat(subject, encode(request), timeout_s)
         if reply.headers.get(HEADER_STATUS) == STATUS_ERROR:
             raise decode(reply.payload, ErrorInfo, reply.headers).to_error()
         return decode(reply.payload, answer, reply.headers)
+
+    async def _repeat(self, subject: str, payload: bytes, timeout_s: float) -> Delivery:
+        """Ask until somebody is there to answer."""
+        for delay_s in RETRIES_S:
+            try:
+                return await self._bus.request(subject, payload, headers=STRUCTURED, timeout_s=timeout_s)
+            except NoResponders:
+                await asyncio.sleep(delay_s)
+        try:
+            return await self._bus.request(subject, payload, headers=STRUCTURED, timeout_s=timeout_s)
+        except NoResponders as error:
+            raise NoResponders(subject=subject, remedy=REMEDY) from error
 
 
 def _parts(names: list[str]) -> Iterator[list[str]]:

@@ -428,7 +428,7 @@ async def test_the_end_of_a_session_of_its_own_gives_up_its_tasks_and_removes_it
 
 
 async def test_without_a_coordinator_a_session_of_its_own_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "OPEN_RETRIES_S", (0.001, 0.001))
+    monkeypatch.setattr(control, "RETRIES_S", (0.001, 0.001))
     async with running_service(None, workers=()) as service:
         error = await raised_by(_enter(service.client(), ""))
         assert isinstance(error, NoResponders)
@@ -436,7 +436,7 @@ async def test_without_a_coordinator_a_session_of_its_own_says_what_to_do(monkey
 
 
 async def test_a_coordinator_that_is_just_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "OPEN_RETRIES_S", (0.02,) * 200)
+    monkeypatch.setattr(control, "RETRIES_S", (0.02,) * 200)
     async with running_service(None) as service:
         entering = service.group.create_task(_enter(service.client(), ""))
         await asyncio.sleep(0)
@@ -444,7 +444,10 @@ async def test_a_coordinator_that_is_just_starting_is_waited_for(monkeypatch: py
         await entering
 
 
-async def test_without_a_coordinator_a_shared_session_works_but_cannot_be_cancelled() -> None:
+async def test_without_a_coordinator_a_shared_session_works_but_cannot_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control, "RETRIES_S", (0.001, 0.001))
     async with running_service(None) as service, service.client().session("demo") as session:
         variable = ask(text="x")
         await session.set("y", "1")
