@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from parrot_workers.attention.reference import ReferenceBackend
-from parrot_workers.cpu_kernels import CpuKernels, build, load_kernels
+from parrot_workers.cpu_kernels import CpuKernels, RowUnits, build, load_kernels
 from parrot_workers.models import load_model, prepare
 from parrot_workers.models.lean_layer import LeanKernels, LeanLayer
 from torch.nn import functional
@@ -204,13 +205,13 @@ def test_there_are_none_for_other_types() -> None:
     assert load_kernels(torch.float16) is None
 
 
-def test_attention_of_nothing() -> None:
+def test_attention_of_far_scores() -> None:
     """A unit's log-sum-exp is that of its scores, however small or large they are."""
     kernels = _find("cpu", torch.float32)
     assert isinstance(kernels, CpuKernels)
     keys = torch.tensor([-1e4, 0.0, 1e4]).view(3, 1, 1, 1).expand(3, 1, 1, 16).contiguous()
-    units = torch.tensor([0]), torch.tensor([0, 3]), torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([3])
+    units = RowUnits(np.array([0]), np.array([0, 3]), np.array([0, 1, 2], dtype=np.int32), np.array([3]), page_size=1)
     q = torch.ones(1, 1, 1, 16)
-    out, lse = kernels.attend(q, keys, keys, units, page_size=1, scale=1.0, softcap=None)
+    out, lse = kernels.attend(q, keys, keys, units, scale=1.0, softcap=None)
     assert out.flatten().tolist() == [1e4] * 16
     assert lse.item() == 16e4

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(load_kernels(torch.float32) is None, reason="no C++ compiler"),
     pytest.mark.skipif(not torch._C._has_mkldnn, reason="this torch has no oneDNN"),
 ]
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 264,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -36,7 +36,7 @@ SHAPE = {
     "eos_token_id": 257,
     "pad_token_id": 258,
 }
-CONFIGS = {
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {"attention_bias": True}),
     "qwen2": ("Qwen2Config", {}),  # has biases
     "qwen3": ("Qwen3Config", {}),  # has a norm of each head
