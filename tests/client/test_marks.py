@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer
-from parrot_mq.client import Client, Session
+from parrot_mq.client import Client, Session, control
 from parrot_mq.client.submission import make_submission
 from parrot_mq.coordinator.executor import GraphExecutor
 from parrot_mq.errors import CallError, ConfigurationError, InvalidName, NoResponders, SessionClosed
@@ -130,7 +130,8 @@ async def test_a_mark_that_cannot_be_used_is_not_sent() -> None:
         assert listener.marks == []
 
 
-async def test_without_a_coordinator_a_mark_says_what_to_do() -> None:
+async def test_without_a_coordinator_a_mark_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "RETRIES_S", ())
     async with running_service(None) as service, service.client().session("shared") as session:
         error = await raised_by(session.variable("a").mark("latency"))
         assert isinstance(error, NoResponders)
