@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from parrot_workers.engine.step_time import StepTimeModel
 
@@ -44,6 +44,7 @@ def test_a_slower_engine_is_noticed() -> None:
     assert model.predict(num_rows=1000, num_read_tokens=0) == pytest.approx(0.04, rel=0.1)
 
 
+@example(seed=390, duration_s=1.0)  # rounding once made a row seem to cost nothing
 @given(seed=st.integers(0, 1000), duration_s=st.floats(1e-3, 1.0))
 def test_a_step_of_max_rows_ends_in_time(seed: int, duration_s: float) -> None:
     model = StepTimeModel()

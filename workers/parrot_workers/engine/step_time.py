@@ -8,6 +8,7 @@ __all__ = ["StepTimeModel"]
 
 _FORGETTING = 0.98  # weight of a step after the next one: about the last 50 count
 _PRIOR = 1e6  # variance of the weights before the first step: whatever is measured replaces them
+_MAX_TRACE = 3 * _PRIOR * _FORGETTING
 _SCALE = np.array([1.0, 1e-2, 1e-4])  # one step, 100 rows, 10,000 tokens of cache weigh alike
 
 
@@ -17,7 +18,8 @@ class StepTimeModel:
     A line through rows suits both ends: few rows cost what reading the weights costs (`a`), many what multiplying costs
     (`b`). The three weights follow the engine by recursive least squares with exponential forgetting.
 
-    Source: Haykin, Adaptive Filter Theory (4th ed.), section 9.3.
+    Source: Haykin, Adaptive Filter Theory (4th ed.), section 9.3; for the form of the update Bucy and Joseph, Filtering
+    for Stochastic Processes with Applications to Guidance (1968).
     """
 
     def __init__(self) -> None:
@@ -40,9 +42,12 @@ class StepTimeModel:
         spread = self._covariance @ features
         gain = spread / (_FORGETTING + features @ spread)
         self._weights += gain * (duration_s - features @ self._weights)
-        covariance = (self._covariance - np.outer(gain, spread)) / _FORGETTING
-        # What is not excited for long would grow without bound, and one odd step would then throw the weights about.
-        self._covariance = np.clip((covariance + covariance.T) / 2, -_PRIOR, _PRIOR)
+        # Joseph's form: the plain update loses what makes it a covariance to rounding, and then learns nonsense.
+        rest = np.eye(3) - np.outer(gain, features)
+        self._covariance = rest @ self._covariance @ rest.T + _FORGETTING * np.outer(gain, gain)
+        if self._covariance.trace() < _MAX_TRACE:
+            # What is not excited would grow without bound, and one odd step would then throw the weights about.
+            self._covariance /= _FORGETTING
 
     def predict(self, *, num_rows: int, num_read_tokens: int) -> float:
         """Seconds that such a step takes; 0 before anything is known."""
