@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
@@ -19,14 +20,15 @@ async def for_each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]], *
     """Call `work` for each item, some at a time; the first error ends the others and comes out bare."""
     waiting = iter(items)
 
-    async def worker() -> None:
+    async def worker(item: _T) -> None:
+        await work(item)
         for item in waiting:
             await work(item)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(num_workers):
-                group.create_task(worker(), name="bus:worker")
+            for first in islice(waiting, num_workers):
+                group.create_task(worker(first), name="bus:worker")
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
