@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from parrot_mq.testing import run_simulation
@@ -28,5 +30,8 @@ def test_every_task_ends_once(seed: int) -> None:
         except BaseException as error:
             for note in ["what happened:", *happened, *faults[:2]]:
                 error.add_note(note)
-            error.add_note(f"run it alone: pytest '{__file__}::test_every_task_ends_once[{seed}]'")
+            hash_seed = os.environ.get("PYTHONHASHSEED", "random")  # the order of sets is part of what happens
+            error.add_note(
+                f"run it alone: PYTHONHASHSEED={hash_seed} pytest '{__file__}::test_every_task_ends_once[{seed}]'"
+            )
             raise
