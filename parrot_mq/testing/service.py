@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from parrot_mq.bus import Bus, MemoryBus, MemoryServer
 from parrot_mq.client import Client
@@ -138,6 +138,7 @@ class SimulatedService:
         self.workers: dict[str, SimulatedProcess[SimulatedWorker]] = {}
         self._group = group
         self._clients: list[MemoryBus] = []
+        self._processes: list[SimulatedProcess[Any]] = []
 
     def connect(self, conditions: NetworkConditions | None = None) -> MemoryBus:
         """One more connection; whoever asks for it closes it."""
@@ -195,16 +196,13 @@ class SimulatedService:
     ) -> SimulatedProcess[T]:
         process = SimulatedProcess(name, self.connect, main)
         await process.start(self._group)
+        self._processes.append(process)
         return process
 
     async def stop(self) -> None:
-        """End what still runs: workers first."""
-        for worker in list(self.workers.values()):
-            await worker.stop()
-        for coordinator in reversed(self.coordinators):
-            await coordinator.stop()
-        for candidate in reversed(self.candidates):
-            await candidate.stop()
+        """End what still runs, the newest first."""
+        for process in reversed(self._processes):
+            await process.stop()
         for bus in self._clients:
             await bus.aclose()
 
