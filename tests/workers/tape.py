@@ -6,9 +6,11 @@ is read again from the memory of that tensor. Waiting for the device cannot be r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -45,6 +47,14 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _has_mask(indices: Any) -> bool:
     """A mask as an index is as many indices as it holds ones: the host waits for the number."""
     return any(index is not None and index.dtype == torch.bool for index in indices)
+
+
+@contextmanager
+def operators_only() -> Iterator[None]:
+    """Models that are loaded in this block run by operators of torch alone: a tape hears no compiled kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parrot_workers.models.fusing.load_kernels", lambda dtype: None)
+        yield
 
 
 class TapeRecorder:

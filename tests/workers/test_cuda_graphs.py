@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,13 +18,13 @@ from parrot_workers.attention.graph_shape import GraphShape
 from parrot_workers.engine.cuda_graphs import CudaRecorder, DecodeGraphs, Recorder, usual_shapes
 from parrot_workers.kv_cache import OWN, Segment
 from parrot_workers.kv_cache.pool import KVPool, LayerShape
-from parrot_workers.models import ForwardContext, LayerSpec, LoadedModel, forward
+from parrot_workers.models import ForwardContext, LayerSpec, LoadedModel, forward, load_model
 from parrot_workers.models.paged import use_paged_attention
 from transformers import GemmaConfig, LlamaConfig, Qwen3Config
 
 from tests.attention import fake_flashinfer
 from tests.workers.checkpoints import FAMILIES
-from tests.workers.tape import TapeRecorder
+from tests.workers.tape import TapeRecorder, operators_only
 
 PAGE_SIZE = 4
 
@@ -192,14 +193,15 @@ def test_model_families_can_be_captured(device: torch.device, config_class: Any,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_wait_for_nothing(
-    loaded: Callable[..., LoadedModel], family: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Callable[[str], Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every family that is served can be captured, with lean layers where it has them. CPU: its heads are tiny.
 
     GPT-2 looks for padding in its input each time, which waits for the device; it runs without graphs.
     """
     monkeypatch.setattr("parrot_workers.attention.flashinfer.check_layer", lambda **layer: None)
-    world = World(loaded(family), cost=ALWAYS)
+    with operators_only():
+        world = World(load_model(checkpoint(family)), cost=ALWAYS)
     for group in (0, 0, 1):
         world.both(lambda batch: batch.add(group, 14))  # noqa: B023
     assert {world.step(seed) for seed in range(3)} == {family != "gpt2"}

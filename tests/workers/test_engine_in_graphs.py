@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from parrot_workers.tiny_model.evaluate import draw_cases
 
 from parrot_mq.types import Sampling
 from tests.attention import fake_flashinfer
-from tests.workers.tape import TapeRecorder
+from tests.workers.tape import TapeRecorder, operators_only
 
 NUM_PAGES = 256
 CONFIG = EngineConfig(num_slots=6, cache_tokens=16 * (NUM_PAGES - 1), max_step_tokens=96)
@@ -46,7 +47,8 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
         if not torch.cuda.is_available():
             pytest.skip("there is no NVIDIA GPU")
         pytest.importorskip("flashinfer", reason="flashinfer-python is not installed")
-    return load_model(checkpoint_path(), device=request.param, dtype="bfloat16")
+    with operators_only() if request.param == "cpu" else nullcontext():
+        return load_model(checkpoint_path(), device=request.param, dtype="bfloat16")
 
 
 def _make_engine(model: LoadedModel, cost: CostModel, monkeypatch: pytest.MonkeyPatch) -> PagedEngine:
