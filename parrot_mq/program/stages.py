@@ -220,7 +220,10 @@ class Stages:
             _, variable = heapq.heappop(heap)
             if variable in self._misplaced:
                 del self._misplaced[variable]
-                self._place(self._places[variable])
+                place = self._places[variable]
+                self._place(place)
+                self._unweighed.pop(place.stage, None)
+                self._unweighed[place.stage] = None  # now the last one: readers are weighed before what they read
         self._heap = None
         self._misplaced = {}  # a new one: reading one that was large costs as much as when it was
 
@@ -286,6 +289,7 @@ class Stages:
         while self._unweighed:
             unweighed, self._unweighed = self._unweighed, {}
             for stage in unweighed:
+                self._unweighed.pop(stage, None)
                 if stage.members:
                     self._weigh(stage)
 
