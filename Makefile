@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format schemas bench clean
+.PHONY: help demo test check format schemas bench bench-takeover clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -43,6 +43,9 @@ schemas: $(VENV)/installed ## Write the schemas anew from the types
 
 bench: $(VENV)/installed ## Tasks per second and hop latency
 	$(BIN)/python benchmarks/bench_dispatch.py
+
+bench-takeover: $(VENV)/installed ## Seconds until a second coordinator has taken over
+	$(BIN)/python benchmarks/bench_takeover.py
 
 clean: ## Remove what was installed and cached
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache node_modules

@@ -127,7 +127,7 @@ async def _measure(
         runnable = _submit(session, num_tasks)
         await session.flush()
         await wait_until(lambda: _knows(system, num_tasks + len(runnable)))
-        report = await ask_registry(system)
+        report = await ask_registry(system, timeout_s=30)
         assert report is not None
         seconds.leader = report.coordinator
         await _listen(bus, client.tenant, seconds)
