@@ -16,6 +16,7 @@ _NOT_NEGATIVE = (
     "max_pins",
     "max_wait_s",
     "max_holder_wait_s",
+    "max_backlog_s",
     "session_keep_s",
     "session_max_lead_s",
     "min_prefill_chars",
@@ -33,6 +34,7 @@ class Mechanisms:
         prefix_groups: What shares a prefix, and what belongs to one node group, goes together.
         affinity: A worker that holds the prefix, or that ran the session before, is preferred and may be waited for.
         costs: The worker that costs least is chosen. Without it those that have room take turns.
+        pacing: A worker gets no more prompts than it reads in a moment; the others wait where they can be overtaken.
         prefill_ahead: Known beginnings of prompts are computed while the rest is generated.
         fairness: Tenants share by tokens and weights. Without it all count as one.
         continuation: What was generated at a worker that is lost goes to the next one.
@@ -42,6 +44,7 @@ class Mechanisms:
     prefix_groups: bool = True
     affinity: bool = True
     costs: bool = True
+    pacing: bool = True
     prefill_ahead: bool = True
     fairness: bool = True
     continuation: bool = True
@@ -65,6 +68,7 @@ class CoordinatorConfig:
         assign_timeout_s: How long a worker may take to say that it has a batch.
         max_wait_s: After so long what is not urgent counts as urgent.
         max_holder_wait_s: Longest wait for a worker that has a prefix; never longer than computing it would take.
+        max_backlog_s: A worker that needs longer to read the prompts that it has gets no more of them.
         session_keep_s: A session that was without work for longer comes anew, after all others.
         session_max_lead_s: What a session submits late counts as submitted at most so much earlier.
         min_prefill_chars: Shorter beginnings of prompts are not computed ahead.
@@ -86,6 +90,7 @@ class CoordinatorConfig:
     assign_timeout_s: float = 5.0
     max_wait_s: float = 10.0
     max_holder_wait_s: float = 1.0
+    max_backlog_s: float = 0.3
     session_keep_s: float = 2.0
     session_max_lead_s: float = 300.0
     min_prefill_chars: int = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,9 @@ from parrot_mq.program import Standing
 from parrot_mq.types import Objective
 
 __all__ = ["Batch", "DispatchState", "Placed", "Returned"]
+
+SHARE_STEP = 0.02
+"""What one job counts in the share of throughput work: about the last 50 count."""
 
 _NO_OBJECTIVE = Standing(objective=Objective(kind="throughput"))
 
@@ -70,13 +74,18 @@ class _Round:
     Attributes:
         closed: Workers whose room is left for a job that needs more of it.
         num_waiting: By worker, jobs that wait for it.
-        wake_at: When the first of them should wait no longer; None if nobody waits.
+        wake_at: When the first of them should wait no longer, or a worker can read more; None if that is not known.
     """
 
     batches: dict[str, list[Placed]] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
     num_waiting: Counter[str] = field(default_factory=Counter)
     wake_at: float | None = None
+
+    def wake(self, at: float | None) -> None:
+        """The next round is not later than this."""
+        if at is not None:
+            self.wake_at = at if self.wake_at is None else min(at, self.wake_at)
 
 
 class DispatchState:
@@ -98,7 +107,12 @@ class DispatchState:
             is_fair=uses.fairness,
             is_grouping=uses.prefix_groups,
         )
-        self._placer = Placer(max_wait_s=config.max_holder_wait_s, uses_affinity=uses.affinity, uses_costs=uses.costs)
+        self._placer = Placer(
+            max_wait_s=config.max_holder_wait_s,
+            max_backlog_s=config.max_backlog_s if uses.pacing else math.inf,
+            uses_affinity=uses.affinity,
+            uses_costs=uses.costs,
+        )
         self._needs = PrefixNeeds()
         self._residents = Residents()
         self._sizes = SizeModel()
@@ -107,6 +121,7 @@ class DispatchState:
         self._numbers = count()
         self._waiters: list[Job] = []  # they wait for a worker that has their prefix, until the next round
         self._holders: dict[str, WorkerLedger] = {}  # by key
+        self._throughput_share = 0.0  # of the jobs that were assigned of late
         self.workers: dict[str, WorkerLedger] = {}
         self.wake_at: float | None = None
 
@@ -399,19 +414,22 @@ class DispatchState:
             now=now,
             session_worker=self._places.worker(job.session),
             num_waiting=this.num_waiting,
+            throughput_share=self._throughput_share,
         )
         match found:
             case Placement():
                 self._send(job, size, found, this, now)
             case Waiting(worker=worker, until=until):
                 self._let_wait(job, worker, until, this, now)
-            case Full(reserved=reserved):
+            case Full(reserved=reserved, until=until_read):
                 self._queue.skip(job)
+                this.wake(until_read)
                 if reserved is not None:
                     this.closed.add(reserved)
 
     def _send(self, job: Job, size: Size, placement: Placement, this: _Round, now: float) -> None:
         ledger = self.workers[placement.worker]
+        self._throughput_share += SHARE_STEP * ((not job.is_latency) - self._throughput_share)
         num_charged = float(size.num_prompt - placement.num_held + size.num_output)
         self._queue.take(job, num_tokens=num_charged)
         transcript = Transcript(job.generation.attempt, list(job.generation.output_ids))
@@ -424,7 +442,7 @@ class DispatchState:
         if job.waits_since is None:
             job.waits_since = now
         this.num_waiting[worker] += 1
-        this.wake_at = until if this.wake_at is None else min(until, this.wake_at)
+        this.wake(until)
         self._queue.remove(job.key)
         self._waiters.append(job)
 

@@ -238,7 +238,7 @@ class DispatcherActor(Actor):
         await self.context.ref.tell(back)
 
     def _set_alarm(self) -> None:
-        """Dispatch again when somebody should wait no longer for a worker with its prefix."""
+        """Dispatch again when somebody should not wait longer for a worker with its prefix, or one can read more."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

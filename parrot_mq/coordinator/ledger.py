@@ -130,7 +130,7 @@ class WorkerLedger:
     def hold(self, running: Running, *, num_held: int) -> None:
         """A job is here from now on; `num_held` tokens of its prompt are in the cache."""
         self.running[running.job.key] = running
-        self.load.add(running.job, running.size, num_held=num_held)
+        self.load.add(running.job, running.size, num_held=num_held, now=running.since)
         self._note_load(running)
         self.update_room()
 

@@ -62,6 +62,7 @@ class WorkerLoad:
         num_output: Tokens of all outputs, as expected at their ends.
         num_generated: Of these, tokens that are there.
         num_unread: Tokens of prompts that are still to be computed.
+        reads_until: When the prompts will be read, as expected when the last one came (monotonic seconds).
         num_latency: Latency jobs.
         turn: When it last got something; smaller is longer ago.
     """
@@ -74,6 +75,7 @@ class WorkerLoad:
     num_output: int = 0
     num_generated: int = 0
     num_unread: int = 0
+    reads_until: float = 0.0
     num_latency: int = 0
     turn: int = 0
     _footprints: dict[str, _Footprint] = field(default_factory=dict)
@@ -89,13 +91,14 @@ class WorkerLoad:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def add(self, job: Job, size: Size, *, num_held: int) -> None:
+    def add(self, job: Job, size: Size, *, num_held: int, now: float = 0.0) -> None:
         """A job came that is not here.
 
         Args:
             job: The job.
             size: How large it is.
             num_held: Tokens of its prompt that need not be computed.
+            now: Monotonic seconds.
         """
         footprint = self._footprints[job.key] = _Footprint(
             prefixes=job.prefixes,
@@ -105,6 +108,7 @@ class WorkerLoad:
             num_output=size.num_output,
             num_unread=max(1, size.num_prompt - num_held),
         )
+        self.reads_until = max(now, self.reads_until) + footprint.num_unread * self.times.prefill_s
         begin = 0
         for prefix, end in zip(job.prefixes, size.ends, strict=True):
             share = self._shares.get(prefix)
@@ -175,6 +179,10 @@ class WorkerLoad:
     def num_read(self) -> float:
         """Tokens that attention reads in a step: the prompts, and the outputs when half of what is left is there."""
         return self.num_prompt + (self.num_output + self.num_generated) / 2
+
+    def backlog_s(self, now: float) -> float:
+        """Seconds until the prompts that are here will be read: by the clock, unless heartbeats tell of less."""
+        return max(0.0, min(self.reads_until - now, self.num_unread * self.times.prefill_s))
 
     @property
     def mean_left(self) -> float:

@@ -9,6 +9,7 @@ Source: Parrot (OSDI'24) section 5.4, Algorithm 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +24,8 @@ THROUGHPUT_WEIGHT = 0.2
 """What a second of a throughput job counts, where one of a latency job counts 1."""
 WORK_WEIGHT = 0.5
 """What a second counts that an engine works for the job, for whatever comes later has to wait for it."""
+CLAIM_WEIGHT = 0.5
+"""What a second counts in which a worker that had no latency job has one, if all other work is throughput work."""
 LATE_WEIGHT = 4.0
 """What a second counts by which tokens come later than somebody wants them."""
 SESSION_SHARE = 0.02
@@ -88,9 +91,11 @@ class Full(NamedTuple):
     Attributes:
         reserved: A worker that has a slot and not enough memory for it: what it has is to be left for this job, or it
             would never have its turn among smaller ones. None if there is no such worker.
+        until: When a worker that has a slot will have read enough of its prompts; None if there is no such worker.
     """
 
     reserved: str | None = None
+    until: float | None = None
 
 
 class Option(NamedTuple):
@@ -129,17 +134,19 @@ def _is_bearable(option: Option, job: Job, size: Size) -> bool:
     return load.num_read + _own_read(option, size) <= load.max_read()
 
 
-def find_cost(option: Option, job: Job, size: Size, *, wait_s: float = 0.0) -> Cost:
-    """What a job costs at a worker that has room after `wait_s`."""
+def find_cost(
+    option: Option, job: Job, size: Size, *, now: float = 0.0, wait_s: float = 0.0, throughput_share: float = 0.0
+) -> Cost:
+    """What a job costs at a worker that has room after `wait_s`; the other arguments are as for `Placer.find`."""
     load, times, num_read = option.load, option.load.times, _own_read(option, size)
     own_prefill_s = (size.num_prompt - option.num_held) * times.prefill_s
     step_s = times.step_s(load.num_read + num_read)
-    prefill_s = load.num_unread * times.prefill_s + own_prefill_s
+    prefill_s = load.backlog_s(now) + own_prefill_s
     decode_s = size.num_output * (step_s + LATE_WEIGHT * _late_s(load, job, step_s))
     num_together = min(load.mean_left, size.num_output)
     slower_s = own_prefill_s + num_together * times.read_s * num_read
     num_weighted = load.num_latency + THROUGHPUT_WEIGHT * load.num_throughput
-    harm_s = num_weighted * slower_s + _cut_s(load, job, prefill_s + decode_s)
+    harm_s = num_weighted * slower_s + _cut_s(load, job, prefill_s + decode_s, throughput_share)
     work_s = own_prefill_s + size.num_output * times.read_s * num_read
     return Cost(wait_s, prefill_s, decode_s, harm_s, work_s, 1.0 if job.is_latency else THROUGHPUT_WEIGHT)
 
@@ -155,16 +162,16 @@ def _late_s(load: WorkerLoad, job: Job, step_s: float) -> float:
     return max(0.0, step_s - min(targets)) if targets else 0.0
 
 
-def _cut_s(load: WorkerLoad, job: Job, duration_s: float) -> float:
-    """What throughput work loses because a latency job comes, beside which less of it can run.
+def _cut_s(load: WorkerLoad, job: Job, duration_s: float, throughput_share: float) -> float:
+    """What throughput work loses because a latency job comes, beside which less of it can run, now or when it comes.
 
     Where a latency job runs already it has lost that before.
     """
-    if not job.is_latency or load.num_latency or not load.num_throughput:
+    if not job.is_latency or load.num_latency:
         return 0.0
     num_bearable = load.max_read(_tpot_s(job))
-    lost_share = max(0.0, 1.0 - num_bearable / load.num_read)
-    return THROUGHPUT_WEIGHT * load.num_throughput * lost_share * duration_s
+    lost_share = max(0.0, 1.0 - num_bearable / load.num_read) if load.num_throughput else 0.0
+    return duration_s * (THROUGHPUT_WEIGHT * load.num_throughput * lost_share + CLAIM_WEIGHT * throughput_share)
 
 
 def _tpot_s(job: Job) -> float | None:
@@ -178,11 +185,14 @@ class Placer:
 
     Attributes:
         max_wait_s: Longest wait for a worker that has a prefix.
+        max_backlog_s: A worker that needs longer to read the prompts that it has gets no more of them: here they can be
+            overtaken by what is more urgent, and go to whoever is free first, and there they cannot.
         uses_affinity: Whether it matters who has a prefix, or ran the session before.
         uses_costs: Whether costs are compared; else the workers that have room take turns.
     """
 
     max_wait_s: float = 1.0
+    max_backlog_s: float = math.inf
     uses_affinity: bool = True
     uses_costs: bool = True
 
@@ -196,6 +206,7 @@ class Placer:
         now: float,
         session_worker: str | None = None,
         num_waiting: Mapping[str, int] | None = None,
+        throughput_share: float = 0.0,
     ) -> Placement | Waiting | Full:
         """Where a job goes, or that it waits.
 
@@ -207,18 +218,25 @@ class Placer:
             now: Monotonic seconds.
             session_worker: Where its session ran last.
             num_waiting: How many jobs each worker is waited for by already.
+            throughput_share: Of the jobs of late, how many are throughput work.
         """
         if not self.uses_affinity:
             held, session_worker = {}, None
         options = [Option(load, *self._find_shared(load, job, size, held)) for load in loads]
-        roomy = [option for option in options if has_room(option, job, size)]
-        if not roomy:
+        able = [option for option in options if has_room(option, job, size)]
+        if not able:
             return Full(_find_reserved(options, size))
+        roomy = [option for option in able if option.load.backlog_s(now) <= self.max_backlog_s]
+        if not roomy:
+            return Full(until=now + min(each.load.backlog_s(now) for each in able) - self.max_backlog_s / 2)
         if not self.uses_costs:
             next_one = min(roomy, key=lambda option: option.load.turn)
             return Placement(next_one.load.worker, "least_harm", "it is its turn")
         best, cost_s = min(
-            ((option, _rate(option, job, size, session_worker)) for option in roomy),
+            (
+                (option, _rate(option, job, size, session_worker, now=now, throughput_share=throughput_share))
+                for option in roomy
+            ),
             key=lambda rated: (rated[1], rated[0].load.turn),
         )
         waiting = self._find_better(options, best, cost_s, job, size, now=now, num_waiting=num_waiting or {})
@@ -254,14 +272,16 @@ class Placer:
                 continue
             left_s = min(saved_s, self.max_wait_s) - (now - since)
             wait_s = load.release_s(num_before + 1)
-            if wait_s <= left_s and find_cost(option, job, size, wait_s=wait_s).total_s < cost_s:
+            if wait_s <= left_s and find_cost(option, job, size, now=now, wait_s=wait_s).total_s < cost_s:
                 return Waiting(load.worker, now + left_s)
         return None
 
 
-def _rate(option: Option, job: Job, size: Size, session_worker: str | None) -> float:
+def _rate(
+    option: Option, job: Job, size: Size, session_worker: str | None, *, now: float, throughput_share: float
+) -> float:
     share = SESSION_SHARE if option.load.worker == session_worker else 0.0
-    return find_cost(option, job, size).total_s * (1.0 - share)
+    return find_cost(option, job, size, now=now, throughput_share=throughput_share).total_s * (1.0 - share)
 
 
 def _find_reserved(options: list[Option], size: Size) -> str | None:

@@ -13,6 +13,9 @@ __all__ = ["Agenda", "Lane", "TenantQueue", "due"]
 DEADLINE_SLACK_S = 30.0
 """What has to be there at some time goes before what came later than so long before it."""
 
+LATENCY_LEAD_S = 10.0
+"""What somebody reads as it comes goes before batches of work that came so much earlier, urgent or not."""
+
 _Rank = tuple[float, ...]
 
 
@@ -241,11 +244,12 @@ class TenantQueue:
 
 
 def due(job: Job) -> float:
-    """When a job should be started: when its session came, or somewhat before it has to be there."""
+    """When a job should be started: when its session came, maybe somewhat earlier, or before it has to be there."""
     wanted_by, ttft_ms = job.expires_at, job.standing.objective.ttft_ms
     if ttft_ms is not None:
         wanted_by = min(wanted_by, job.arrived_at + ttft_ms / 1e3)
-    return min(job.place, wanted_by - DEADLINE_SLACK_S)
+    place = job.place - LATENCY_LEAD_S if job.is_latency else job.place
+    return min(place, wanted_by - DEADLINE_SLACK_S)
 
 
 def _rank(job: Job) -> _Rank:

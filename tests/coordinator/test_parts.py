@@ -33,6 +33,7 @@ from tests.coordinator.programs import ref, task
         ("max_pins", -1, "max_pins must not be negative, got -1"),
         ("max_wait_s", -1, "max_wait_s must not be negative, got -1"),
         ("max_holder_wait_s", -1, "max_holder_wait_s must not be negative, got -1"),
+        ("max_backlog_s", -1, "max_backlog_s must not be negative, got -1"),
         ("session_keep_s", -1, "session_keep_s must not be negative, got -1"),
         ("session_max_lead_s", -1, "session_max_lead_s must not be negative, got -1"),
         ("min_prefill_chars", -1, "min_prefill_chars must not be negative, got -1"),
