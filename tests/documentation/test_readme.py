@@ -19,6 +19,7 @@ from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.coordinator import CoordinatorConfig, CoordinatorStatistics, open_coordinator
 from parrot_mq.coordinator.metrics import CoordinatorCollector
 from parrot_mq.messages import WorkerStatus
+from parrot_mq.types import Objective
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,21 +45,27 @@ async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
             yield
 
 
-def _python_block() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (block,) = blocks
-    return str(block)
+def _python_blocks() -> list[str]:
+    return [str(block) for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
 
 
 async def test_the_program_of_the_readme_runs(
     service: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     program = tmp_path / "program.py"
-    program.write_text(_python_block())
+    program.write_text(_python_blocks()[0])
     main = runpy.run_path(str(program))["main"]
     await main(["one passage", "another"])
     expected = "combine the summaries into one paragraph."
     assert capsys.readouterr().out == expected + expected + "\n"
+
+
+def test_the_objectives_of_the_readme_can_be_said(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(_python_blocks()[1])
+    functions = runpy.run_path(str(program))
+    assert functions["tag"].spec.objectives == {"tags": Objective(kind="throughput")}
+    assert functions["reply"].spec.objectives == {"answer": Objective(ttft_ms=500, tpot_ms=40)}
 
 
 async def test_the_examples_run(service: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from parrot_mq.messages import (
 )
 from parrot_mq.messages.values import MAX_INLINE_BYTES
 from parrot_mq.messages.wire import EventKind
-from parrot_mq.types import Sampling
+from parrot_mq.types import Objective, Sampling
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 PAGE = (FOLDER / "README.md").read_text()
@@ -36,14 +36,17 @@ EXAMPLES = {path.name for path in (FOLDER / "examples" / "node").glob("*.mjs")}
 
 def _table(first_column: str) -> dict[str, str]:
     """Rows of a table: what the first cell names, and the rest."""
-    _, found, rest = PAGE.partition(f"\n| {first_column} |")
+    found = re.search(rf"\n\| {re.escape(first_column)} \|.*\n\|---.*\n", PAGE)
     assert found, first_column
-    rows = rest.partition("\n\n")[0].splitlines()[2:]
+    rows = PAGE[found.end() :].partition("\n\n")[0].splitlines()
     cells = [row.strip("| ").split(" | ", 1) for row in rows]
     return {name: text for names, text in cells for name in re.findall(r"`([^`]+)`", names)}
 
 
-@pytest.mark.parametrize(("title", "cls"), [("field", PromptTask), ("field of `sampling`", Sampling)])
+@pytest.mark.parametrize(
+    ("title", "cls"),
+    [("field", PromptTask), ("field of `sampling`", Sampling), ("field of `objective`", Objective)],
+)
 def test_every_field_of_a_task_is_explained(title: str, cls: type[msgspec.Struct]) -> None:
     rows = _table(title)
     fields = {field.name: field for field in msgspec.structs.fields(cls)}
