@@ -18,6 +18,10 @@ MAX_SLOWDOWN = 2.5
 Source: Parrot, OSDI'24, Figure 10: 40 ms a token is what a chat bears, where an idle engine takes 16 ms.
 """
 
+TARGET_SHARE = 0.9
+"""Of the time that a token may take an engine plans with so much."""
+MIN_ROWS = 16
+"""Tokens of prompts that an engine reads in any step, however hurried others are."""
 
 _Name = TypeVar("_Name", str, float)
 
@@ -62,7 +66,9 @@ class WorkerLoad:
         num_output: Tokens of all outputs, as expected at their ends.
         num_generated: Of these, tokens that are there.
         num_unread: Tokens of prompts that are still to be computed.
+        num_unread_latency: Of these, tokens of latency jobs, which are read first.
         reads_until: When the prompts will be read, as expected when the last one came (monotonic seconds).
+        reads_latency_until: The same of those of latency jobs.
         num_latency: Latency jobs.
         turn: When it last got something; smaller is longer ago.
     """
@@ -75,7 +81,9 @@ class WorkerLoad:
     num_output: int = 0
     num_generated: int = 0
     num_unread: int = 0
+    num_unread_latency: int = 0
     reads_until: float = 0.0
+    reads_latency_until: float = 0.0
     num_latency: int = 0
     turn: int = 0
     _footprints: dict[str, _Footprint] = field(default_factory=dict)
@@ -108,7 +116,10 @@ class WorkerLoad:
             num_output=size.num_output,
             num_unread=max(1, size.num_prompt - num_held),
         )
-        self.reads_until = max(now, self.reads_until) + footprint.num_unread * self.times.prefill_s
+        unread_s = footprint.num_unread * self.prefill_s
+        self.reads_until = max(now, self.reads_until) + unread_s
+        if footprint.is_latency:
+            self.reads_latency_until = max(now, self.reads_latency_until) + unread_s
         begin = 0
         for prefix, end in zip(job.prefixes, size.ends, strict=True):
             share = self._shares.get(prefix)
@@ -137,11 +148,10 @@ class WorkerLoad:
         footprint = self._footprints.get(key)
         if footprint is None:
             return
-        self.num_unread -= footprint.num_unread
+        self._count(footprint, -1)
         footprint.num_unread = 0
-        num_generated = min(num_generated, footprint.num_output)
-        self.num_generated += num_generated - footprint.num_generated
-        footprint.num_generated = num_generated
+        footprint.num_generated = min(num_generated, footprint.num_output)
+        self._count(footprint, 1)
 
     def judge(self, key: str, standing: Standing) -> None:
         """Something else is wanted of a job; one that is not here is ignored."""
@@ -157,6 +167,7 @@ class WorkerLoad:
         self.num_output += sign * footprint.num_output
         self.num_generated += sign * footprint.num_generated
         self.num_unread += sign * footprint.num_unread
+        self.num_unread_latency += sign * footprint.num_unread * footprint.is_latency
         self.num_latency += sign * footprint.is_latency
         if footprint.group:
             _add(self._groups, footprint.group, sign)
@@ -180,9 +191,28 @@ class WorkerLoad:
         """Tokens that attention reads in a step: the prompts, and the outputs when half of what is left is there."""
         return self.num_prompt + (self.num_output + self.num_generated) / 2
 
-    def backlog_s(self, now: float) -> float:
-        """Seconds until the prompts that are here will be read: by the clock, unless heartbeats tell of less."""
-        return max(0.0, min(self.reads_until - now, self.num_unread * self.times.prefill_s))
+    @property
+    def prefill_s(self) -> float:
+        """Seconds in which it reads a token of a prompt: much longer while somebody reads along who is in a hurry.
+
+        Then a step takes no longer than its target, and what decoding leaves of that is for prompts.
+        """
+        target_s = self.tpot_target_s
+        if target_s is None:
+            return self.times.prefill_s
+        step_s = self.times.step_s(self.num_read)
+        num_rows = max(MIN_ROWS, (TARGET_SHARE * target_s - step_s) / self.times.prefill_s)
+        return self.times.prefill_s + step_s / num_rows
+
+    def backlog_s(self, now: float, *, is_latency: bool = False) -> float:
+        """Seconds until the prompts are read that are read before the next one, which may be that of a latency job.
+
+        By the clock, unless heartbeats tell of less.
+        """
+        until, num_unread = self.reads_until, self.num_unread
+        if is_latency:
+            until, num_unread = self.reads_latency_until, self.num_unread_latency
+        return max(0.0, min(until - now, num_unread * self.prefill_s))
 
     @property
     def mean_left(self) -> float:
@@ -217,7 +247,7 @@ class WorkerLoad:
         left = sorted(each.num_output - each.num_generated for each in self._footprints.values())
         if not left:
             return 0.0
-        unread_s = self.num_unread * self.times.prefill_s
+        unread_s = self.num_unread * self.prefill_s
         return unread_s + left[min(num, len(left)) - 1] * self.times.step_s(self.num_read)
 
     def check_integrity(self) -> None:
@@ -226,6 +256,7 @@ class WorkerLoad:
         assert self.num_output == sum(each.num_output for each in footprints)
         assert self.num_generated == sum(each.num_generated for each in footprints)
         assert self.num_unread == sum(each.num_unread for each in footprints)
+        assert self.num_unread_latency == sum(each.num_unread for each in footprints if each.is_latency)
         assert self.num_latency == sum(each.is_latency for each in footprints)
         assert self._groups == Counter(each.group for each in footprints if each.group)
         assert self._tpots == Counter(each.tpot_s for each in footprints if each.tpot_s is not None)

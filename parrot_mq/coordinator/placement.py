@@ -139,15 +139,15 @@ def find_cost(
 ) -> Cost:
     """What a job costs at a worker that has room after `wait_s`; the other arguments are as for `Placer.find`."""
     load, times, num_read = option.load, option.load.times, _own_read(option, size)
-    own_prefill_s = (size.num_prompt - option.num_held) * times.prefill_s
+    num_unread = size.num_prompt - option.num_held
     step_s = times.step_s(load.num_read + num_read)
-    prefill_s = load.backlog_s(now) + own_prefill_s
+    prefill_s = load.backlog_s(now, is_latency=job.is_latency) + num_unread * load.prefill_s
     decode_s = size.num_output * (step_s + LATE_WEIGHT * _late_s(load, job, step_s))
     num_together = min(load.mean_left, size.num_output)
-    slower_s = own_prefill_s + num_together * times.read_s * num_read
+    slower_s = num_unread * times.prefill_s + num_together * times.read_s * num_read
     num_weighted = load.num_latency + THROUGHPUT_WEIGHT * load.num_throughput
     harm_s = num_weighted * slower_s + _cut_s(load, job, prefill_s + decode_s, throughput_share)
-    work_s = own_prefill_s + size.num_output * times.read_s * num_read
+    work_s = num_unread * times.prefill_s + size.num_output * times.read_s * num_read
     return Cost(wait_s, prefill_s, decode_s, harm_s, work_s, 1.0 if job.is_latency else THROUGHPUT_WEIGHT)
 
 
@@ -226,9 +226,10 @@ class Placer:
         able = [option for option in options if has_room(option, job, size)]
         if not able:
             return Full(_find_reserved(options, size))
-        roomy = [option for option in able if option.load.backlog_s(now) <= self.max_backlog_s]
+        backlog_s = {each.load.worker: each.load.backlog_s(now, is_latency=job.is_latency) for each in able}
+        roomy = [option for option in able if backlog_s[option.load.worker] <= self.max_backlog_s]
         if not roomy:
-            return Full(until=now + min(each.load.backlog_s(now) for each in able) - self.max_backlog_s / 2)
+            return Full(until=now + min(backlog_s.values()) - self.max_backlog_s / 2)
         if not self.uses_costs:
             next_one = min(roomy, key=lambda option: option.load.turn)
             return Placement(next_one.load.worker, "least_harm", "it is its turn")
