@@ -304,3 +304,49 @@ def test_without_a_slot_nothing_is_kept() -> None:
     assert _Pool(2, num_slots=0).find(make_job("a"), Size((10,), 10)) == Full()
     assert Placer().find(make_job("a"), Size((10,), 10), [], {}, now=0.0) == Full()
     assert LATENCY.is_urgent
+
+
+# -- pacing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_gets_no_more_prompts_than_it_reads_in_a_moment_and_more_when_it_has_read_some() -> None:
+    pool = _Pool(1, placer=Placer(max_backlog_s=0.3))
+    size = _size(10, 1000, 50)
+    jobs = [make_job(f"v{number}", (f"{number}", "x"), standing=THROUGHPUT) for number in range(4)]
+    for job in jobs[:2]:
+        pool.send(job, size)
+    found = pool.find(jobs[2], size)
+    assert isinstance(found, Full)
+    assert found.until is not None
+    assert 0.0 < found.until < 1010 * 2 * A100_13B.prefill_s
+    assert isinstance(pool.find(jobs[2], size, now=found.until), Placement)
+    for job in jobs[:2]:
+        pool.loads[0].progress(job.key, num_generated=0)
+    assert isinstance(pool.find(jobs[2], size), Placement), "a heartbeat says that all is read"
+
+
+def test_what_somebody_reads_as_it_comes_is_not_kept_back_by_prompts_of_batches() -> None:
+    pool = _Pool(1, placer=Placer(max_backlog_s=0.1))
+    pool.put(make_job("batch", ("b", "x"), standing=THROUGHPUT), _size(10, 1000, 50), "w0")
+    assert isinstance(pool.find(make_job("more", ("m", "x"), standing=THROUGHPUT), _size(10, 10, 5)), Full)
+    assert isinstance(pool.find(make_job("chat", ("c", "x")), _size(10, 10, 5)), Placement)
+
+
+def test_prompts_go_where_nobody_is_in_a_hurry() -> None:
+    """A step that may take 20 ms has time for few tokens of prompts beside the decoding."""
+    pool = _Pool(2)
+    tight = Standing(objective=Objective(tpot_ms=20.0))
+    pool.put(make_job("chat", ("c", "x"), standing=tight), _size(10, 10, 400), "w0")
+    pool.put(make_job("batch", ("b", "x"), standing=THROUGHPUT), _size(10, 2000, 400), "w1")
+    assert pool.loads[0].prefill_s > 3 * A100_13B.prefill_s == 3 * pool.loads[1].prefill_s
+    assert pool.send(make_job("long", ("l", "x"), standing=THROUGHPUT), _size(10, 1500, 20)) == "w1"
+
+
+def test_where_throughput_work_will_come_latency_work_keeps_together() -> None:
+    pool = _Pool(2)
+    size = _size(10, 100, 200)
+    pool.put(make_job("first", ("f", "x")), size, "w0")
+    for share, worker in ((0.0, "w1"), (1.0, "w0")):
+        found = pool.find(make_job("second", ("s", "x")), size, throughput_share=share)
+        assert isinstance(found, Placement)
+        assert found.worker == worker
