@@ -148,6 +148,14 @@ def test_a_task_that_is_watched_again_has_its_new_deadline() -> None:
     assert deadlines.pop_due(60.0) == ["a"]
 
 
+def test_a_deadline_that_is_moved_again_and_again_takes_no_room() -> None:
+    deadlines = Deadlines()
+    for number in range(10_000):
+        deadlines.add("v", 600.0 - number % 7)
+    assert len(deadlines._heap) <= 4
+    assert deadlines.pop_due(1000.0) == ["v"]
+
+
 def test_tasks_that_ended_are_not_kept_for_their_deadlines() -> None:
     deadlines = Deadlines()
     for number in range(10_000):

@@ -37,6 +37,15 @@ def test_tenants_share_a_cache_only_within_a_group() -> None:
     assert len(salts) == 5, "a tenant named like a group is not in it"
 
 
+def test_what_was_let_in_before_counts_and_is_not_refused() -> None:
+    quotas = Quotas(Tenants(default=TenantPolicy(max_unfinished=1)))
+    for task in "abc":
+        quotas.admit(_address("t", task), is_accepted=True)
+    assert quotas.num_unfinished("t") == 3
+    with pytest.raises(QuotaExceeded):
+        quotas.admit(_address("t", "d"))
+
+
 def test_a_task_over_the_quota_is_refused_by_name_until_another_is_finished() -> None:
     quotas = Quotas(Tenants({"a": TenantPolicy(max_unfinished=2)}))
     for name in ("one", "two", "two"):
