@@ -34,6 +34,7 @@ __all__ = ["SimulatedEngine"]
 _TARGET_SHARE = 0.9  # of the time that a token may take, as in the real engine
 _MAX_NOTES = 10_000  # prefills whose requests have not come yet
 _MIN_READING = 16  # tokens of prompts in any step, as in the real engine
+_MAX_AHEAD = 64  # tokens that a step reads ahead: about what costs nothing beside outputs; who comes waits for its end
 
 
 @dataclass(slots=True, eq=False)
@@ -498,7 +499,8 @@ class SimulatedEngine:
     # -- ahead -------------------------------------------------------------------------------------------------------
 
     def _read_ahead(self, step: _Step) -> None:
-        """Fill what is left of the step with the beginnings of prompts that will come."""
+        """Put some of the beginnings of prompts that will come into what is left of the step."""
+        step.num_left = min(step.num_left, _MAX_AHEAD)
         while step.num_left and (ahead := self._next_ahead()) is not None:
             if not ahead.path:
                 ahead.path = self._cache.acquire(ahead.prefill.salt, ahead.prefill.segments)

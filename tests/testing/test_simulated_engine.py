@@ -155,6 +155,15 @@ def test_published_times_come_out() -> None:
     assert step_s == pytest.approx(15.9e-3 + 6144 * 1.76e-6)
 
 
+def test_few_tokens_of_prompts_cost_nothing_beside_outputs() -> None:
+    """The weights are read for both at once."""
+    idle_s = A100_13B.step_s(num_read_tokens=0, num_reread_tokens=0, num_prefill_tokens=0)
+    free = A100_13B.max_prefill_tokens(duration_s=idle_s + 1e-9, num_read_tokens=0, num_reread_tokens=0)
+    assert 30 < free < 64
+    assert A100_13B.step_s(num_read_tokens=0, num_reread_tokens=0, num_prefill_tokens=free) == pytest.approx(idle_s)
+    assert A100_13B.step_s(num_read_tokens=0, num_reread_tokens=0, num_prefill_tokens=2 * free) > 1.5 * idle_s
+
+
 def test_cascade_reads_a_shared_prefix_once() -> None:
     times = {}
     for cascade in (True, False):
