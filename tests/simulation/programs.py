@@ -159,8 +159,10 @@ class RandomProgram:
                 await written.variable.cancel()
 
     async def _mark(self, written: Written) -> None:
-        if hasattr(written.variable, "mark"):
-            await written.variable.mark(self.rng.choice(["latency", "throughput"]))
+        """What is said may be lost; it is a hint."""
+        with suppress(ParrotError, TimeoutError):
+            async with asyncio.timeout(10):
+                await written.variable.mark(self.rng.choice(["latency", "throughput"]))
 
 
 async def outcome_of(written: Written) -> str | ParrotError:
