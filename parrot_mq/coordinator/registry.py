@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from parrot_mq.actors import Actor, ActorRef
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
 from parrot_mq.coordinator.statistics import Lease
+from parrot_mq.errors import ActorStopped
 from parrot_mq.messages import GenerationsReturned, ServiceQuery, ServiceReport, WorkerStatus
 
 __all__ = ["RegistryActor"]
@@ -47,6 +49,11 @@ class RegistryActor(Actor):
         self.context.every(self._lease_s / 4, CheckLeases())
 
     async def receive(self, message: object) -> ServiceReport | None:
+        with suppress(ActorStopped):  # the coordinator ends, and with it all that it could be told to
+            return await self._handle(message)
+        return None
+
+    async def _handle(self, message: object) -> ServiceReport | None:
         match message:
             case WorkerStatus(state="stopped"):
                 await self._end(message.worker)
