@@ -362,3 +362,46 @@ def test_with_a_mark_the_kind_counts_and_targets_do_too() -> None:
     )
     state.report(_status(num_slots=1), 0.0)
     assert _names(state.assign(0.0)) == ["soon"]
+
+
+def test_prompts_that_a_worker_could_not_read_at_once_stay_here_where_others_can_overtake_them() -> None:
+    state = _state(max_backlog_s=0.1)
+    long = "long " * 1000
+    _enqueue(state, *[make_ready(f"b{n}", (f"{n}", long), standing=THROUGHPUT) for n in range(3)])
+    state.report(_status(), 0.0)
+    assert _names(state.assign(0.0)) == ["b0"]
+    assert state.wake_at is not None
+    _enqueue(state, make_ready("chat", ("q",), session="other"))
+    assert _names(state.assign(0.0)) == ["chat"]
+    assert _names(state.assign(state.wake_at)) == ["b1"]
+    state = _state(mechanisms=Mechanisms(pacing=False))
+    _enqueue(state, *[make_ready(f"b{n}", (f"{n}", long), standing=THROUGHPUT) for n in range(3)])
+    state.report(_status(), 0.0)
+    assert len(_names(state.assign(0.0))) == 3
+
+
+def test_what_waits_for_a_worker_with_its_prefix_is_neither_lost_nor_kept_for_ever() -> None:
+    state = _state(max_attempts=5)
+    prompt = "long " * 4000
+    state.report(_status("holder", num_slots=1), 0.0)
+    _enqueue(state, make_ready("first", (prompt, "1"), max_tokens=5))
+    ((_, holder),) = _placed(state.assign(0.0))
+    progress = GenerationProgress(key="t.s.first", output_ids=[1, 2, 3, 4], num_prompt_tokens=5000)
+    state.report(_status("holder", "t.s.first", num_slots=1, progress=[progress]), 1.0)
+    state.report(_status("other"), 1.0)
+    for name in ("second", "third"):
+        _enqueue(state, make_ready(name, (prompt, name), max_tokens=5), now=1.0)
+    assert state.assign(1.0) == []
+    assert (state.num_ready, holder) == (2, "holder")
+    state.check_integrity()
+    assert state.wake_at is not None
+    assert 1.0 < state.wake_at <= 2.0
+    state.judge([("t.s.third", THROUGHPUT)])
+    assert state.finish(["t.s.third"], now=1.0) == {}
+    state.finish(["t.s.first"], producer="holder", now=1.1)
+    ((name, worker),) = _placed(state.assign(1.1))
+    assert (name, worker) == ("second", "holder")
+    _enqueue(state, make_ready("fourth", (prompt, "4"), max_tokens=5), now=1.2)
+    state.assign(1.2)
+    state.assign(3.0)
+    assert (state.num_ready, state.num_running) == (0, 2), "a second is the longest wait"
