@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import NamedTuple
 
+from parrot_mq.coordinator.batches import Batch, Placed, Returned, name_shared
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.fair_queue import FairQueue
-from parrot_mq.coordinator.job import Job, Prefix, Size, SizeModel, measure, name_prefixes
+from parrot_mq.coordinator.job import Job, Size, SizeModel, measure, name_prefixes
 from parrot_mq.coordinator.ledger import Running, Transcript, WorkerLedger
 from parrot_mq.coordinator.load import WorkerLoad
 from parrot_mq.coordinator.needs import PrefixNeeds
@@ -25,46 +25,12 @@ from parrot_mq.messages import Usage, WorkerStatus
 from parrot_mq.program import Standing
 from parrot_mq.types import Objective
 
-__all__ = ["Batch", "DispatchState", "Placed", "Returned"]
+__all__ = ["DispatchState"]
 
 SHARE_STEP = 0.02
 """What one job counts in the share of throughput work: about the last 50 count."""
 
 _NO_OBJECTIVE = Standing(objective=Objective(kind="throughput"))
-
-
-class Placed(NamedTuple):
-    """A job, and why it goes where it goes.
-
-    Attributes:
-        prefix: Hash of the longest prefix that its worker has, or that others in its batch have too; else empty.
-    """
-
-    job: Job
-    placement: Placement
-    prefix: str = ""
-
-
-class Batch(NamedTuple):
-    """What one worker gets at a time."""
-
-    worker: str
-    placed: list[Placed]
-
-
-class Returned(NamedTuple):
-    """A job that came back unfinished.
-
-    Attributes:
-        worker: From where.
-        attempt: Which attempt it was.
-        is_queued: Whether it is queued again; else it is given up.
-    """
-
-    job: Job
-    worker: str
-    attempt: int
-    is_queued: bool
 
 
 @dataclass(slots=True)
@@ -394,7 +360,7 @@ class DispatchState:
             self._place(job, this, now)
         self.wake_at = this.wake_at
         return [
-            Batch(worker, _name_shared(placed[begin : begin + self._config.max_batch]))
+            Batch(worker, name_shared(placed[begin : begin + self._config.max_batch]))
             for worker, placed in this.batches.items()
             for begin in range(0, len(placed), self._config.max_batch)
         ]
@@ -502,19 +468,6 @@ class DispatchState:
         for name, ledger in self.workers.items():
             assert name == ledger.worker
             ledger.check_integrity()
-
-
-def _name_shared(placed: list[Placed]) -> list[Placed]:
-    """Note the longest prefix that each job shares."""
-    num_users = Counter(prefix for each in placed for prefix in each.job.prefixes)
-    return [each._replace(prefix=_longest_shared(each, num_users)) for each in placed]
-
-
-def _longest_shared(placed: Placed, num_users: Counter[Prefix]) -> str:
-    for prefix in reversed(placed.job.prefixes):
-        if num_users[prefix] > 1 or prefix.hash == placed.placement.prefix:
-            return prefix.hash
-    return ""
 
 
 def _session_of(key: str) -> str:

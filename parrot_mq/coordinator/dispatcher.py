@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from parrot_mq.actors import Actor, ActorRef, RemoteRef
+from parrot_mq.coordinator.batches import Batch, Placed, Returned, to_assign, to_prefills
 from parrot_mq.coordinator.config import CoordinatorConfig
-from parrot_mq.coordinator.dispatch_state import Batch, DispatchState, Placed, Returned
+from parrot_mq.coordinator.dispatch_state import DispatchState
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.job import Job
 from parrot_mq.coordinator.ledger import WorkerLedger
@@ -27,16 +28,13 @@ from parrot_mq.coordinator.protocol import (
     WorkerReport,
     tell_self,
 )
-from parrot_mq.coordinator.ready import Known, ReadyGeneration
+from parrot_mq.coordinator.ready import ReadyGeneration
 from parrot_mq.coordinator.statistics import DispatcherStatistics
 from parrot_mq.errors import ActorStopped, AskTimeout, GenerationAborted, ParrotError
 from parrot_mq.messages import (
-    Assign,
     Assigned,
     CancelGenerations,
     PinPrefixes,
-    Prefill,
-    PrefillAhead,
     TaskAddress,
     WorkerStatus,
     worker_address,
@@ -224,7 +222,7 @@ class DispatcherActor(Actor):
 
     async def _assign(self, ref: RemoteRef, worker: str, name: str, generations: list[ReadyGeneration]) -> None:
         try:
-            answer = await ref.ask(_to_wire(name, generations), timeout_s=self._config.assign_timeout_s)
+            answer = await ref.ask(to_assign(name, generations), timeout_s=self._config.assign_timeout_s)
         except ParrotError as error:
             keys = tuple(generation.key for generation in generations)
             await self._return(GiveBack(worker, keys, error, has_started=isinstance(error, AskTimeout)))
@@ -252,7 +250,7 @@ class DispatcherActor(Actor):
         for beginning in planned:
             self._emit_prefilling(beginning)
         for worker, plan in changed.items():
-            await self._refs[worker].tell(_to_prefills(plan))
+            await self._refs[worker].tell(to_prefills(plan))
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -300,28 +298,3 @@ def _task_of(job: Job) -> TaskAddress:
 async def _tell(session: ActorRef, message: object) -> None:
     with suppress(ActorStopped):
         await session.tell(message)
-
-
-def _index(index: dict[Known, int], segments: Iterable[Known]) -> list[int]:
-    """Where each segment stands in a list that has each once."""
-    return [index.setdefault(segment, len(index)) for segment in segments]
-
-
-def _to_wire(name: str, generations: list[ReadyGeneration]) -> Assign:
-    index: dict[Known, int] = {}
-    wired = [generation.to_wire(_index(index, generation.segments)) for generation in generations]
-    return Assign(batch=name, segments=list(index), generations=wired)
-
-
-def _to_prefills(plan: list[Beginning]) -> PrefillAhead:
-    index: dict[Known, int] = {}
-    prefills = [
-        Prefill(
-            key=each.key,
-            prompt=_index(index, each.expect.segments),
-            prefix_hashes=list(each.expect.prefixes),
-            salt=each.expect.salt,
-        )
-        for each in plan
-    ]
-    return PrefillAhead(segments=list(index), prefills=prefills)

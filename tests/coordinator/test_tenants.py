@@ -90,7 +90,7 @@ def test_policies_are_read_from_a_file(tmp_path: Path) -> None:
         ("[default", "cannot read the tenants"),
         ("[quota]", "unknown quota; expected `default` and `tenants.<name>`"),
         ("tenants = 1", "one table for each tenant"),
-        ("[tenants.a]\nweigth = 1", r"tenants\.a: .*weigth"),
+        ("[tenants.a]\nwait = 1", r"tenants\.a: .*wait"),
         ("[tenants.a]\nweight = 'much'", r"tenants\.a: .*weight"),
         ("[tenants.a]\nweight = 0", r"tenants\.a: .*above 0, got 0"),
         ("[tenants.a]\nweight = inf", r"tenants\.a: .*above 0, got inf"),
