@@ -17,7 +17,7 @@ from parrot_mq.actors import SystemStatistics
 from parrot_mq.actors.metrics import ActorCollector
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.coordinator import CoordinatorConfig, CoordinatorStatistics, open_coordinator
-from parrot_mq.coordinator.metrics import CoordinatorCollector
+from parrot_mq.coordinator.metrics import CoordinatorCollector, LeaderCollector
 from parrot_mq.messages import WorkerStatus
 from parrot_mq.types import Objective
 
@@ -103,6 +103,7 @@ def test_every_metric_that_the_readme_shows_is_served() -> None:
     collectors = (
         WorkerCollector(lambda: status, GenerationTimes().statistics),
         CoordinatorCollector(lambda: statistics),
+        LeaderCollector(lambda: LeaderStatistics(leads=True, term=1, num_terms=1)),
         ActorCollector(lambda: SystemStatistics(node="n", actors=())),
     )
     families = [family for collector in collectors for family in collector.collect()]
