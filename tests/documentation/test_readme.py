@@ -103,7 +103,7 @@ def test_every_metric_that_the_readme_shows_is_served() -> None:
     collectors = (
         WorkerCollector(lambda: status, GenerationTimes().statistics),
         CoordinatorCollector(lambda: statistics),
-        LeaderCollector(lambda: LeaderStatistics(leads=True, term=1, num_terms=1)),
+        LeaderCollector(lambda: LeaderStatistics(leads=True, holder="n", term=1, num_terms=1)),
         ActorCollector(lambda: SystemStatistics(node="n", actors=())),
     )
     families = [family for collector in collectors for family in collector.collect()]
