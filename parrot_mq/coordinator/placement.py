@@ -121,9 +121,13 @@ def has_room(option: Option, job: Job, size: Size) -> bool:
 
 
 def _has_memory(option: Option, size: Size) -> bool:
+    """Whether it fits when half of all outputs is there: they grow while others end.
+
+    An engine that runs out of memory all the same lets who came last wait, and computes that again. To keep room for
+    whole outputs from the start would cost more: half of the memory would never be used.
+    """
     load = option.load
-    num_new = size.num_prompt - option.num_in_use + size.num_output
-    return not len(load) or not load.capacity or load.num_resident + num_new <= load.capacity
+    return not len(load) or not load.capacity or load.num_read + _own_read(option, size) <= load.capacity
 
 
 def _is_bearable(option: Option, job: Job, size: Size) -> bool:
@@ -261,7 +265,7 @@ class Placer:
         now: float,
         num_waiting: Mapping[str, int],
     ) -> Waiting | None:
-        """A worker without a slot that has so much more of the prompt that it is better to wait for it.
+        """A worker that takes nothing now and has so much more of the prompt that it is better to wait for it.
 
         At most as long as the prefill would take that is saved, and as the settings allow.
         """
@@ -269,13 +273,25 @@ class Placer:
         for option in options:
             load, num_before = option.load, num_waiting.get(option.load.worker, 0)
             saved_s = (option.num_held - best.num_held) * best.load.times.prefill_s
-            if load.num_free > 0 or saved_s < MIN_SAVED_S or num_before >= MAX_WAITERS:
+            if saved_s < MIN_SAVED_S or num_before >= MAX_WAITERS:
                 continue
             left_s = min(saved_s, self.max_wait_s) - (now - since)
-            wait_s = load.release_s(num_before + 1)
-            if wait_s <= left_s and find_cost(option, job, size, now=now, wait_s=wait_s).total_s < cost_s:
-                return Waiting(load.worker, now + left_s)
+            wait_s = self._wait_s(option, job, size, now, num_before)
+            if wait_s is None or wait_s > left_s:
+                continue
+            if find_cost(option, job, size, now=now + wait_s, wait_s=wait_s).total_s < cost_s:
+                return Waiting(load.worker, now + (left_s if load.num_free <= 0 else wait_s))
         return None
+
+    def _wait_s(self, option: Option, job: Job, size: Size, now: float, num_before: int) -> float | None:
+        """Until a worker without a slot has one, or one with too many prompts has read them; None if it is neither."""
+        load = option.load
+        if load.num_free <= 0:
+            return load.release_s(num_before + 1)
+        backlog_s = load.backlog_s(now, is_latency=job.is_latency)
+        if backlog_s <= self.max_backlog_s or not has_room(option, job, size):
+            return None
+        return backlog_s - self.max_backlog_s / 2
 
 
 def _rate(

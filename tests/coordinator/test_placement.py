@@ -280,6 +280,22 @@ def test_nobody_waits_for_a_worker_that_is_busy_for_long_or_waited_for_by_many()
         assert isinstance(found, Placement), "the last slot is busy for long"
 
 
+def test_a_job_waits_for_a_holder_that_has_to_read_first_rather_than_have_its_prefix_computed_elsewhere() -> None:
+    pool = _Pool(2, placer=replace(PLACER, max_backlog_s=0.3))
+    size = _size(5000, 10, 100)
+    pool.residents.hold("w0", make_job("x", ("long", "1")).prefixes, size.ends)
+    pool.put(make_job("before", ("b", "x")), _size(2000, 10, 100), "w0")
+    backlog_s = pool.load("w0").backlog_s(0.0)
+    assert backlog_s > 0.3
+    found = pool.find(make_job("new", ("long", "2")), size)
+    assert isinstance(found, Waiting)
+    assert found.worker == "w0"
+    assert 0.0 < found.until <= backlog_s
+    short = pool.find(make_job("short", ("new", "2")), _size(100, 10, 100))
+    assert isinstance(short, Placement)
+    assert short.worker == "w1"
+
+
 # -- room ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,9 +304,9 @@ def test_a_worker_that_has_nothing_takes_anything() -> None:
     assert has_room(Option(load), make_job("huge"), Size((1000,), 1000))
     load.add(make_job("small"), Size((10,), 10), num_held=0)
     assert not has_room(Option(load), make_job("huge"), Size((1000,), 1000))
-    assert has_room(Option(load), make_job("next", ("y",)), Size((50,), 30))
-    assert not has_room(Option(load), make_job("next", ("y",)), Size((50,), 31))
-    assert has_room(Option(load, num_held=50, num_in_use=50), make_job("next", ("y",)), Size((50,), 31))
+    assert has_room(Option(load), make_job("next", ("y",)), Size((50,), 70)), "half of the outputs counts"
+    assert not has_room(Option(load), make_job("next", ("y",)), Size((50,), 71))
+    assert has_room(Option(load, num_held=50, num_in_use=50), make_job("next", ("y",)), Size((50,), 71))
 
 
 def test_room_that_is_too_small_is_kept_for_the_job_that_needs_more_of_it() -> None:
