@@ -18,6 +18,7 @@ from parrot_mq.actors.metrics import ActorCollector
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.coordinator import CoordinatorConfig, CoordinatorStatistics, open_coordinator
 from parrot_mq.coordinator.metrics import CoordinatorCollector, LeaderCollector
+from parrot_mq.coordinator.statistics import LeaderStatistics
 from parrot_mq.messages import WorkerStatus
 from parrot_mq.types import Objective
 
