@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from unittest.mock import patch
 
 import pytest
 
+from parrot_mq.bus import Delivery
 from parrot_mq.testing import run_simulation
 from tests.simulation.checks import checked_structures
 from tests.simulation.world import open_world
@@ -35,3 +37,27 @@ def test_every_task_ends_once(seed: int) -> None:
                 f"run it alone: PYTHONHASHSEED={hash_seed} pytest '{__file__}::test_every_task_ends_once[{seed}]'"
             )
             raise
+
+
+@pytest.mark.parametrize("seed", [3, 17])
+def test_a_seed_repeats_itself(seed: int) -> None:
+    """Whoever runs a failing seed alone sees it fail in the same way."""
+    traces: list[list[str]] = []
+
+    async def main() -> None:
+        async with open_world(seed) as world:
+            server, trace = world.service.server, traces[-1]
+            route = server.route
+
+            def note(message: Delivery) -> int:
+                trace.append(f"{world.service.clock.monotonic()} {message.subject} {message.payload!r}")
+                return route(message)
+
+            with patch.object(server, "route", note):
+                await world.run()
+
+    for _ in range(2):
+        traces.append([])
+        run_simulation(main, seed=seed, limit_s=1_000)
+    assert len(traces[0]) > 100
+    assert traces[0] == traces[1]
