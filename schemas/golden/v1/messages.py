@@ -16,6 +16,7 @@ from parrot_mq.messages import (
     LoadProgress,
     LostAttempt,
     Message,
+    ModelDemand,
     OutputSpec,
     PinPrefixes,
     Prefill,
@@ -32,9 +33,12 @@ from parrot_mq.messages import (
     SessionStory,
     TaskEvent,
     TaskStory,
+    TenantDemand,
     TokenDelta,
     Usage,
     VariableRef,
+    Work,
+    WorkerRate,
     WorkerStatus,
 )
 from parrot_mq.types import Objective, Sampling, TokenLogprob
@@ -46,6 +50,29 @@ ERROR = ErrorInfo(
     message="model 'large' is not served; served: small",
     retryable=True,
     facts={"model": "large", "served": ["small"], "num_workers": 1, "age_s": 0.5, "is_new": False, "hint": None},
+)
+
+DEMAND = ModelDemand(
+    model="small",
+    latency_ready=Work(num_generations=1, num_prefill_tokens=25, num_output_tokens=60),
+    latency_running=Work(num_generations=1, num_output_tokens=12),
+    throughput_ready=Work(num_generations=2, num_prefill_tokens=1200, num_output_tokens=256),
+    arrived=Work(num_generations=9, num_prefill_tokens=4000, num_output_tokens=900),
+    finished=Work(num_generations=5, num_prefill_tokens=2775, num_output_tokens=572),
+    since=1_763_799_000.0,
+    oldest_wait_s=2.5,
+    predicted_wait_s=0.75,
+    tenants=[TenantDemand(tenant="default", num_ready=3, num_running=1)],
+    workers=[
+        WorkerRate(
+            worker="worker-0",
+            num_slots=16,
+            num_running=1,
+            num_full=16,
+            prefill_tokens_per_s=6000.0,
+            output_tokens_per_s=800.0,
+        )
+    ],
 )
 
 STATUS = WorkerStatus(
@@ -262,5 +289,12 @@ MESSAGES: tuple[Message, ...] = (
     CoordinatorLease(holder="host-a:4711:9f86d081", lease_s=2.0, term=3, since=1795360000.25),
     CoordinatorStarted(node="coordinator"),
     ServiceQuery(),
-    ServiceReport(models=["small"], workers=[STATUS], num_unfinished=3, coordinator="host-a:4711:9f86d081"),
+    ServiceReport(
+        models=["small"],
+        workers=[STATUS],
+        num_unfinished=3,
+        coordinator="host-a:4711:9f86d081",
+        demand=[DEMAND],
+        at=1_763_800_001.5,
+    ),
 )

@@ -1,0 +1,132 @@
+"""How many workers a model should have: a function of what is seen, what was seen before, and settings.
+
+No I/O and no clock of its own: time comes in with the observation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from parrot_mq.autoscale.arrivals import Arrivals
+from parrot_mq.autoscale.config import PolicyConfig
+from parrot_mq.autoscale.need import Need, estimate
+from parrot_mq.autoscale.observation import Decision, DecisionKind, Learned, Observation
+from parrot_mq.autoscale.window import Window
+
+__all__ = ["PolicyState", "decide"]
+
+
+@dataclass(slots=True)
+class PolicyState:
+    """What the policy remembers of one model. Times are monotonic seconds.
+
+    Attributes:
+        learned: What outlives a restart; give it the one that was kept.
+        arrivals: What has become ready.
+        wanted: How many workers were wanted, of late.
+        began_at: When it decided first; None before that.
+        busy_at: When there was work last.
+        up_since: Since when more workers are wanted; None if they are not.
+        down_at: When one was stopped last.
+        panic_until: As long nothing is stopped, because of a burst.
+    """
+
+    learned: Learned = field(default_factory=Learned)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    wanted: Window = field(default_factory=Window)
+    began_at: float | None = None
+    busy_at: float = -math.inf
+    up_since: float | None = None
+    down_at: float = -math.inf
+    panic_until: float = -math.inf
+
+
+def decide(state: PolicyState, seen: Observation, config: PolicyConfig) -> Decision:
+    """Say how many workers there should be now.
+
+    To be called every few seconds, and not while workers that it wanted are still to be ordered.
+
+    Args:
+        state: What was seen before; what is seen now is added to it.
+        seen: What is seen now.
+        config: Settings.
+    """
+    now, have = seen.now, seen.num_workers
+    if state.began_at is None:
+        state.began_at = state.busy_at = now
+    state.learned.load(seen.loads_s)
+    demand = seen.demand
+    if demand is None or seen.age_s > config.max_age_s:
+        age = "there are no figures" if demand is None else f"the figures are {seen.age_s:.0f} s old"
+        return Decision(have, have, have, "hold", f"{age}: nothing is changed")
+    state.learned.rates(demand.workers)
+    state.arrivals.note(now, demand, keep_s=max(config.down_window_s, config.stable_window_s))
+    need = estimate(state.learned, state.arrivals, seen, config)
+    if need.num_unfinished:
+        state.busy_at = now
+    most = config.max_workers if seen.num_usable is None else min(config.max_workers, seen.num_usable)
+    most, least = max(most, seen.num_fixed), max(config.min_workers, seen.num_fixed)
+    wanted = max(min(need.num_workers, most), min(least, most))
+    state.wanted.note(now, max(need.num_kept, wanted), keep_s=config.down_window_s)
+    if need.num_burst >= config.panic_factor * max(1, have) and wanted > have:
+        state.panic_until = now + config.stable_window_s
+    if wanted > have:
+        return _grow(state, seen, config, need, wanted)
+    state.up_since = None
+    if have > least:
+        return _shrink(state, seen, config, need, least)
+    return Decision(have, have, have, "steady", f"{have} are enough: {need.reason}")
+
+
+def _grow(state: PolicyState, seen: Observation, config: PolicyConfig, need: Need, wanted: int) -> Decision:
+    """More are wanted: at once from zero and in a burst, else when they are wanted for a while."""
+    now, have = seen.now, seen.num_workers
+    if state.up_since is None:
+        state.up_since = now
+    step = max(1, math.floor(have * (config.up_factor - 1)))
+    target = min(wanted, have + step)
+    kind: DecisionKind = "up"
+    if have == 0:
+        kind, target = "activate", wanted
+    elif now < state.panic_until:
+        kind = "panic"
+    elif (waited_s := now - state.up_since) < config.up_delay_s and not seen.num_stopping:
+        return Decision(
+            have, wanted, have, "wait", f"{wanted} wanted for {waited_s:.0f} s, not yet started: {need.reason}"
+        )
+    state.up_since = None
+    return Decision(target, wanted, have, kind, f"{wanted} wanted, {have} there, {target - have} more: {need.reason}")
+
+
+def _shrink(state: PolicyState, seen: Observation, config: PolicyConfig, need: Need, least: int) -> Decision:
+    """There are more than must be: give up one, if it was not needed for long enough."""
+    now, have = seen.now, seen.num_workers
+    kept = max(least, math.ceil(state.wanted.max()))
+    if kept >= have:
+        return Decision(have, kept, have, "steady", f"{have} are kept: {need.reason}")
+    waits = _why_not(state, seen, config, kept)
+    if waits:
+        return Decision(have, kept, have, "wait", f"{kept} would be enough, but {waits}: {need.reason}")
+    state.down_at = now
+    kind: DecisionKind = "down" if have > 1 else "to_zero"
+    return Decision(have - 1, kept, have, kind, f"{kept} are enough, {have} there, one less: {need.reason}")
+
+
+def _why_not(state: PolicyState, seen: Observation, config: PolicyConfig, kept: int) -> str:
+    """Why none is stopped yet; empty if nothing speaks against it."""
+    now, have = seen.now, seen.num_workers
+    began_at = now if state.began_at is None else state.began_at
+    if now - began_at < config.down_window_s:
+        return f"what happened before {now - began_at:.0f} s ago is not known"
+    if now < state.panic_until:
+        return "there was a burst a moment ago"
+    if seen.num_starting:
+        return "others are starting"
+    if now - state.down_at < config.down_step_s:
+        return f"one was stopped {now - state.down_at:.0f} s ago"
+    if seen.num_young >= have:
+        return "they have just become ready"
+    if have == 1 and now - state.busy_at < config.idle_to_zero_s:
+        return f"there was work {now - state.busy_at:.0f} s ago"
+    return ""
