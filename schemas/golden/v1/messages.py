@@ -3,6 +3,7 @@
 from parrot_mq.messages import (
     Assign,
     Assigned,
+    AutoscalerStatus,
     BlobRef,
     CancelGenerations,
     CoordinatorLease,
@@ -22,6 +23,7 @@ from parrot_mq.messages import (
     Prefill,
     PrefillAhead,
     PromptTask,
+    ScalingDecision,
     ServiceQuery,
     ServiceReport,
     SessionCancel,
@@ -31,6 +33,8 @@ from parrot_mq.messages import (
     SessionOpen,
     SessionReply,
     SessionStory,
+    SlotStatus,
+    StandBy,
     TaskEvent,
     TaskStory,
     TenantDemand,
@@ -113,6 +117,49 @@ STATUS = WorkerStatus(
         num_pinned_pages=200,
         num_evicted_pages=50,
     ),
+    invocation="5f0c1d2e3b4a59687f6e5d4c3b2a1908",
+)
+
+AUTOSCALER = AutoscalerStatus(
+    autoscaler="host-a",
+    at=1_763_800_001.0,
+    models=["small"],
+    is_dry_run=True,
+    problem="systemd does not answer over D-Bus: the connection was closed",
+    slots=[
+        SlotStatus(
+            slot=0,
+            unit="parrot-worker@0.service",
+            model="small",
+            state="standby",
+            owner="autoscaler",
+            worker="worker-0",
+            since=1_763_799_000.5,
+            num_restarts=1,
+            reason="there is less to do",
+            status="1/16 running",
+        ),
+        SlotStatus(
+            slot=1,
+            unit="parrot-worker@1.service",
+            model="small",
+            state="failed",
+            held_until=1_763_800_120.0,
+            reason="exit-code",
+        ),
+    ],
+    decisions=[
+        ScalingDecision(
+            at=1_763_800_000.5,
+            model="small",
+            kind="down",
+            num_workers=2,
+            target=1,
+            wanted=1,
+            reason="one worker is enough",
+            actions=["stand by worker-0"],
+        )
+    ],
 )
 
 MESSAGES: tuple[Message, ...] = (
@@ -286,6 +333,8 @@ MESSAGES: tuple[Message, ...] = (
     ),
     GenerationsReturned(worker="worker-0", model="small", keys=["default.demo.answer"], reason=ERROR),
     STATUS,
+    StandBy(duration_s=30.0),
+    AUTOSCALER,
     CoordinatorLease(holder="host-a:4711:9f86d081", lease_s=2.0, term=3, since=1795360000.25),
     CoordinatorStarted(node="coordinator"),
     ServiceQuery(),
@@ -296,5 +345,6 @@ MESSAGES: tuple[Message, ...] = (
         coordinator="host-a:4711:9f86d081",
         demand=[DEMAND],
         at=1_763_800_001.5,
+        autoscalers=[AUTOSCALER],
     ),
 )
