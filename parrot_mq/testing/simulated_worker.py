@@ -34,6 +34,7 @@ from parrot_mq.messages import (
     Message,
     PinPrefixes,
     PrefillAhead,
+    StandBy,
     TaskEvent,
     TokenDelta,
     Usage,
@@ -64,7 +65,7 @@ from parrot_mq.types import Objective, SessionId, TenantId, VariableId, WorkerId
 
 __all__ = ["SimulatedWorker", "SimulatedWorkerConfig", "simulated_worker"]
 
-_ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead
+_ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead | StandBy
 _BEATS_PER_WHOLE = 10  # every so many heartbeats tell all tokens and not only the new ones
 _RETRY_S = 0.5
 
@@ -83,6 +84,7 @@ class SimulatedWorkerConfig:
         latency_tpot_ms: Milliseconds that each token of an output may take that somebody waits for, if nothing else is
             said; 0 sets no target.
         tokens_per_delta: Tokens in one message to those who read along; 0 sends none.
+        invocation: Names this run of the unit that it is in, if a test plays systemd.
     """
 
     worker_id: str = field(default_factory=lambda: WorkerId(fresh_id("worker")))
@@ -97,6 +99,7 @@ class SimulatedWorkerConfig:
     drain_s: float = 30.0
     latency_tpot_ms: float = 200.0
     tokens_per_delta: int = 1
+    invocation: str = ""
 
     def __post_init__(self) -> None:
         check_name("worker", self.worker_id)
@@ -165,7 +168,8 @@ class _WorkerActor(Actor):
         self._has_work = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
-        self._state: Literal["ready", "draining", "stopped"] = "ready"
+        self._state: Literal["ready", "standby", "draining", "stopped"] = "ready"
+        self._standby: asyncio.Task[object] | None = None  # ends it
         self._jobs: dict[str, _Job] = {}
         self._prefilled: list[str] = []
         self._num_aheads = 0
@@ -196,6 +200,8 @@ class _WorkerActor(Actor):
             case PrefillAhead():
                 self._num_aheads += 1
                 self.context.run(self._prefill(message, self._num_aheads), name="prefill")
+            case StandBy(duration_s=duration_s) if self._state in ("ready", "standby"):
+                await self._stand_by(duration_s)
             case _Drain():
                 await self._become("draining")
                 self.engine.prefill([])
@@ -223,7 +229,13 @@ class _WorkerActor(Actor):
         for job in self._jobs.values():
             job.num_told, job.has_news = 0, True
 
-    async def _become(self, state: Literal["ready", "draining", "stopped"]) -> None:
+    async def _stand_by(self, duration_s: float) -> None:
+        if self._standby is not None:
+            self._standby.cancel()
+        self._standby = self.context.after(duration_s, StandBy(duration_s=0)) if duration_s > 0 else None
+        await self._become("standby" if duration_s > 0 else "ready")
+
+    async def _become(self, state: Literal["ready", "standby", "draining", "stopped"]) -> None:
         self._state = state
         await self._report()
 
@@ -239,6 +251,7 @@ class _WorkerActor(Actor):
             progress=[job.take_progress() for job in self._jobs.values() if job.has_news],
             prefilled=prefilled,
             engine=self.engine.report(),
+            invocation=self._config.invocation,
         )
         await self._registry.tell(status)
 

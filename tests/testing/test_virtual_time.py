@@ -114,6 +114,17 @@ def test_time_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
         run_simulation(main)
 
 
+def test_no_timer_runs_before_its_time() -> None:
+    async def main() -> None:
+        clock = SimulatedClock()
+        await clock.sleep(1 / 3)
+        due = clock.monotonic() + 1e-10
+        while clock.monotonic() < due:
+            await clock.sleep(due - clock.monotonic())
+
+    run_simulation(main)
+
+
 def test_threads_work_and_time_waits_for_them() -> None:
     async def main() -> tuple[int, float]:
         clock = SimulatedClock()
