@@ -15,6 +15,7 @@
                                 ServerStartFailed
       WorkerError               CapacityExhausted, ContextLengthExceeded, UnknownToken, NoTokenAllowed,
                                 GenerationAborted, EngineFailure
+      ServiceManagerError       ServiceManagerUnavailable, UnitRefused
 
 An error takes facts, keeps them as attributes and writes its own sentence. `code` names its class on the wire and
 `retryable` says whether trying again can help; `messages.ErrorInfo` carries both, and `rebuild_error` gives back the
@@ -69,6 +70,8 @@ __all__ = [
     "RestartIntensityExceeded",
     "ServerStartFailed",
     "ServerTooOld",
+    "ServiceManagerError",
+    "ServiceManagerUnavailable",
     "SessionClosed",
     "StreamMismatch",
     "SubjectTaken",
@@ -76,6 +79,7 @@ __all__ = [
     "TemplateError",
     "TransformError",
     "TransportError",
+    "UnitRefused",
     "UnknownMessageType",
     "UnknownToken",
     "UnsupportedSchemaVersion",
@@ -691,3 +695,35 @@ class EngineFailure(WorkerError):
 
     def __init__(self, *, cause: str) -> None:
         super().__init__(f"the engine failed: {cause}", cause=cause)
+
+
+# -- service manager -------------------------------------------------------------------------------------------------
+
+
+class ServiceManagerError(ParrotError):
+    """Something is wrong between this process and the service manager."""
+
+    code = "service_manager"
+
+
+class ServiceManagerUnavailable(ServiceManagerError, ConnectionError):
+    """The service manager does not answer."""
+
+    code = "service_manager_unavailable"
+    retryable = True
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(f"systemd does not answer over D-Bus: {reason}", reason=reason)
+
+
+class UnitRefused(ServiceManagerError):
+    """The service manager did not do with a unit what it was asked to."""
+
+    code = "unit_refused"
+    unit: str
+    reason: str
+
+    def __init__(self, *, unit: str, operation: str, reason: str) -> None:
+        super().__init__(
+            f"systemd refused to {operation} {unit!r}: {reason}", unit=unit, operation=operation, reason=reason
+        )

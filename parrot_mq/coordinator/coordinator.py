@@ -33,6 +33,7 @@ from parrot_mq.errors import ActorStopped, MalformedMessage, ParrotError
 from parrot_mq.messages import (
     ALL_CONTROL,
     COORDINATOR_STARTED,
+    AutoscalerStatus,
     CoordinatorStarted,
     GenerationsReturned,
     Message,
@@ -62,7 +63,7 @@ CONTROL: dict[str, type[Message]] = {
     "cancel": SessionCancel,
     "close": SessionClose,
 }
-REGISTRY_ACCEPTS = WorkerStatus | GenerationsReturned | ServiceQuery
+REGISTRY_ACCEPTS = WorkerStatus | GenerationsReturned | AutoscalerStatus | ServiceQuery
 CONTROL_TIMEOUT_S = 30.0
 SESSION_MAILBOX = 8192
 
@@ -233,6 +234,7 @@ class CoordinatorActor(Actor):
             leases=self._leases,
             count_unfinished=lambda: self._facts.num_unfinished,
             process=self._config.process,
+            demands=self._board.demands,
         )
 
     async def _spawn_dispatcher(self, model: str) -> ActorRef:
@@ -246,6 +248,7 @@ class CoordinatorActor(Actor):
             tell_self(self.context, DispatcherRestarted(model))
         dispatcher = DispatcherActor(model, config=self._config, events=self._events)
         self._board.dispatchers[model] = dispatcher.statistics
+        self._board.demands[model] = dispatcher.demand
         return dispatcher
 
 

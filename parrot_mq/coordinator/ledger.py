@@ -98,7 +98,7 @@ class WorkerLedger:
     @property
     def can_pin(self) -> bool:
         """Whether it keeps prefixes, as far as it has said."""
-        return self.status.state in ("ready", "draining") and self.capacity > 0
+        return self.status.state in ("ready", "standby", "draining") and self.capacity > 0
 
     def hear(self, status: WorkerStatus) -> int:
         """Take in a heartbeat. Returns the tokens that its cache has given up since the last one."""

@@ -12,7 +12,7 @@ from parrot_mq.observability.metrics import counter, gauge
 
 __all__ = ["CoordinatorCollector", "LeaderCollector"]
 
-STATES = ("loading", "ready", "draining")
+STATES = ("loading", "ready", "standby", "draining")
 
 _GAUGES = {
     "num_ready": ("parrot_generations_ready", "Generations that wait for a worker with room"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from parrot_mq.actors import Actor, ActorRef
@@ -10,9 +10,19 @@ from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
 from parrot_mq.coordinator.statistics import Lease
 from parrot_mq.errors import ActorStopped
-from parrot_mq.messages import GenerationsReturned, ServiceQuery, ServiceReport, WorkerStatus
+from parrot_mq.messages import (
+    AutoscalerStatus,
+    GenerationsReturned,
+    ModelDemand,
+    ServiceQuery,
+    ServiceReport,
+    WorkerStatus,
+)
 
 __all__ = ["RegistryActor"]
+
+AUTOSCALER_LEASE_S = 15.0
+"""An autoscaler that was not heard of for so long is not there."""
 
 SpawnDispatcher = Callable[[str], Awaitable[ActorRef]]
 
@@ -33,6 +43,7 @@ class RegistryActor(Actor):
         leases: dict[str, Lease],
         count_unfinished: Callable[[], int],
         process: str,
+        demands: Mapping[str, Callable[[], ModelDemand]],
     ) -> None:
         self._models = models
         self._spawn_dispatcher = spawn_dispatcher
@@ -40,6 +51,8 @@ class RegistryActor(Actor):
         self._lease_s = lease_s
         self._count_unfinished = count_unfinished
         self._process = process
+        self._demands = demands
+        self._autoscalers: dict[str, tuple[AutoscalerStatus, float]] = {}  # each with when it was heard of
         self._leases = leases  # outlives a failure of this actor: else nobody would notice that a worker is gone
 
     async def on_start(self) -> None:
@@ -62,6 +75,8 @@ class RegistryActor(Actor):
             case GenerationsReturned():
                 back = GiveBack(message.worker, tuple(message.keys), message.reason.to_error())
                 await (await self._dispatcher(message.model)).tell(back)
+            case AutoscalerStatus():
+                await self._note_autoscaler(message)
             case ServiceQuery():
                 return self._report()
             case CheckLeases():
@@ -75,7 +90,16 @@ class RegistryActor(Actor):
             workers=workers,
             num_unfinished=self._count_unfinished(),
             coordinator=self._process,
+            demand=[self._demands[model]() for model in self._models.names if model in self._demands],
+            at=self.context.clock.now(),
+            autoscalers=[status for status, _ in self._autoscalers.values()],
         )
+
+    async def _note_autoscaler(self, status: AutoscalerStatus) -> None:
+        """Serve what it can start workers for, so that work may come before the first of them runs."""
+        self._autoscalers[status.autoscaler] = status, self.context.clock.monotonic()
+        for model in status.models:
+            await self._dispatcher(model)
 
     async def _renew(self, status: WorkerStatus) -> None:
         known = self._leases.get(status.worker)
@@ -87,7 +111,13 @@ class RegistryActor(Actor):
         await (await self._dispatcher(status.model)).tell(WorkerReport(status))
 
     async def _check(self) -> None:
-        oldest = self.context.clock.monotonic() - self._lease_s
+        now = self.context.clock.monotonic()
+        self._autoscalers = {
+            name: (status, heard_at)
+            for name, (status, heard_at) in self._autoscalers.items()
+            if now - heard_at <= AUTOSCALER_LEASE_S
+        }
+        oldest = now - self._lease_s
         for worker in [worker for worker, lease in self._leases.items() if lease.heard_at < oldest]:
             self.context.log.warning("worker_lost", worker=worker, lease_s=self._lease_s)
             await self._end(worker)

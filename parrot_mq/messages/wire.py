@@ -49,6 +49,7 @@ __all__ = [
     "SessionOpen",
     "SessionReply",
     "SessionStory",
+    "SlotState",
     "SlotStatus",
     "StandBy",
     "TaskEvent",
@@ -846,7 +847,7 @@ class ModelDemand(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 SlotState = Literal["off", "starting", "restarting", "running", "standby", "stopping", "failed", "unavailable"]
-"""What runs in a slot: `restarting` waits for its next start after it ended by itself; `unavailable` cannot be started."""
+"""What runs in a slot: `restarting` waits for its next start after it ended by itself; `unavailable` cannot start."""
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

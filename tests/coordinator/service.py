@@ -221,6 +221,10 @@ class Service:
         """Whether the coordinator has given up all workers."""
         return not (await self.report()).workers
 
+    async def has_no_autoscaler(self) -> bool:
+        """Whether the coordinator has forgotten all autoscalers."""
+        return not (await self.report()).autoscalers
+
     def kinds(self, variable: str) -> list[str]:
         """What happened to a variable, in order."""
         return [event.kind for event in self.events if event.variable == variable]

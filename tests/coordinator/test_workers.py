@@ -12,18 +12,23 @@ import pytest
 from parrot_workers.engine import GenerationRequest
 from parrot_workers.worker import Drain
 
+from parrot_mq.actors import RemoteRef
 from parrot_mq.bus import Delivery
-from parrot_mq.coordinator import CoordinatorConfig
+from parrot_mq.coordinator import CoordinatorConfig, registry
 from parrot_mq.errors import CapacityExhausted, EngineFailure, GenerationAborted
 from parrot_mq.messages import (
+    REGISTRY_ADDRESS,
     Assign,
     Assigned,
+    AutoscalerStatus,
     ErrorInfo,
     GenerationsReturned,
+    StandBy,
     WorkerStatus,
     actor_subject,
     decode,
     encode,
+    worker_address,
 )
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import program, ref
@@ -50,6 +55,36 @@ async def test_what_a_lost_worker_had_goes_to_another_after_the_lease() -> None:
             assert service.assignments(f"v{i}")[0] == "first"
             assert run.num_stored(f"v{i}") == 1
         await eventually(service.is_all_done)
+
+
+async def test_a_worker_that_stands_by_gets_nothing_until_it_is_taken_back() -> None:
+    async with running_service(IMPATIENT, workers=()) as service, program(service) as run:
+        await service.add_worker("first")
+        await eventually(lambda: service.states.get("first") == "ready")
+        first = RemoteRef(service.bus, worker_address("first"))
+        await first.ask(StandBy(duration_s=60), timeout_s=5)
+        await run.run("after{{out}}")
+        await service.add_worker("second")
+        assert await run.get("out") == expected("after")
+        assert service.assignments("out") == ["second"]
+        await service.workers["second"].stop()
+        await run.run("later{{out}}", writes="late")
+        await first.ask(StandBy(duration_s=0), timeout_s=5)
+        assert await run.get("late") == expected("later")
+
+
+async def test_an_autoscaler_declares_its_models_as_long_as_it_is_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work for a model may come before its first worker runs; it waits, and is not refused."""
+    monkeypatch.setattr(registry, "AUTOSCALER_LEASE_S", 0.3)
+    async with running_service(IMPATIENT, workers=()) as service, program(service) as run:
+        status = AutoscalerStatus(autoscaler="host-a", models=["scripted"])
+        await RemoteRef(service.bus, REGISTRY_ADDRESS).tell(status)
+        await run.run("early{{out}}")
+        assert (await service.report()).autoscalers == [status]
+        assert (await service.report()).models == ["scripted"]
+        await service.add_worker("first")
+        assert await run.get("out") == expected("early")
+        await eventually(lambda: service.has_no_autoscaler())
 
 
 async def test_a_worker_that_stops_in_order_is_not_waited_for() -> None:

@@ -43,6 +43,12 @@ def test_the_environment_sets_each_field() -> None:
     assert config.worker_id == "gpu-0"
 
 
+def test_what_systemd_says_names_the_run() -> None:
+    config = WorkerConfig.from_env({"PARROT_MQ_WORKER_MODEL_PATH": "/a", "INVOCATION_ID": "5f0c"})
+    assert config.invocation == "5f0c"
+    assert WorkerConfig.from_env({"PARROT_MQ_WORKER_MODEL_PATH": "/a"}).invocation == ""
+
+
 def test_what_the_caller_gives_wins() -> None:
     config = WorkerConfig.from_env({"PARROT_MQ_WORKER_MODEL_PATH": "/a"}, model_path=Path("/b"))
     assert config.model_path == Path("/b")

@@ -27,6 +27,7 @@ from parrot_mq.messages import (
     ErrorInfo,
     LoadProgress,
     PinPrefixes,
+    StandBy,
     Value,
     WorkerStatus,
     decode,
@@ -371,6 +372,44 @@ async def test_what_is_cancelled_before_its_prompt_is_there_is_never_started() -
         bus.may_answer.set()
         await bench.value("v1")
         assert started == ["t.s.v1"]
+
+
+# -- standing by -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_stands_by_refuses_what_comes_and_finishes_what_it_has() -> None:
+    gate = Gate()
+    async with open_bench(lambda: HoldingEngine(make_engine(answer), gate), invocation="5f0c") as bench:
+        await bench.assign("HOLD")
+        assert await bench.remote.ask(StandBy(duration_s=60), timeout_s=5) is None
+        await eventually(lambda: bench.states[-1] == "standby")
+        assert bench.statuses[-1].invocation == "5f0c"
+        assert await bench.assign("new", first=1) == Assigned(refused=["t.s.v1"])
+        gate.open()
+        assert await bench.value("v0") == expected("HOLD")
+        await bench.remote.ask(StandBy(duration_s=0), timeout_s=5)
+        assert bench.states[-1] == "ready"
+        assert await bench.assign("new", first=1) == Assigned()
+
+
+async def test_a_worker_stands_by_no_longer_than_it_was_told_to() -> None:
+    async with open_bench() as bench:
+        await bench.remote.ask(StandBy(duration_s=60), timeout_s=5)
+        await bench.remote.ask(StandBy(duration_s=0.01), timeout_s=5)
+        await eventually(lambda: bench.states[-1] == "ready")
+        assert bench.states.count("standby") >= 1
+
+
+async def test_a_worker_that_drains_is_not_taken_back_by_a_standby() -> None:
+    gate = Gate()
+    async with open_bench(lambda: HoldingEngine(make_engine(answer), gate), drain_s=20) as bench:
+        await bench.assign("HOLD")
+        await bench.worker.tell(Drain())
+        await eventually(lambda: bench.states[-1] == "draining")
+        await bench.remote.ask(StandBy(duration_s=0), timeout_s=5)
+        assert bench.states[-1] == "draining"
+        gate.open()
+        await bench.worker.wait_stopped()
 
 
 # -- draining --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from parrot_mq.types import WorkerId, check_name, fresh_id
 __all__ = ["ATTENTION", "DTYPES", "ENVIRONMENT_PREFIX", "EngineConfig", "WorkerConfig"]
 
 ENVIRONMENT_PREFIX = "PARROT_MQ_WORKER_"
+INVOCATION = "INVOCATION_ID"
+"""Set by systemd for what it runs."""
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("auto", "reference", "cpu", "flashinfer")
 
@@ -78,6 +81,7 @@ class WorkerConfig(EngineConfig):
         drain_s: Seconds that running generations get to finish when the worker is stopped.
         latency_tpot_ms: Milliseconds that each token of an output may take that somebody waits for, if nothing else is
             said of it; five tokens a second are as fast as most people read. 0 sets no target.
+        invocation: Names this run of its unit, if systemd runs it, so that an autoscaler finds its unit.
     """
 
     model_path: Path
@@ -90,6 +94,7 @@ class WorkerConfig(EngineConfig):
     max_step_s: float = 120.0
     drain_s: float = 30.0
     latency_tpot_ms: float = 200.0
+    invocation: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,6 +125,7 @@ class WorkerConfig(EngineConfig):
             variable = ENVIRONMENT_PREFIX + one.name.upper()
             if one.name not in settings and environ.get(variable):
                 settings[one.name] = _read(variable, environ[variable], _READERS[str(one.type)])
+        settings.setdefault("invocation", environ.get(INVOCATION, ""))
         if "model_path" not in settings:
             sentence = f"{ENVIRONMENT_PREFIX}MODEL_PATH is not set: expected the folder of a checkpoint"
             raise ConfigurationError(sentence, setting="model_path")

@@ -14,7 +14,7 @@ __all__ = ["WorkerCollector"]
 
 Values = dict[tuple[str, ...], float]
 
-STATES = ("loading", "ready", "draining", "stopped")
+STATES = ("loading", "ready", "standby", "draining", "stopped")
 
 _GAUGES = {
     "num_running": ("parrot_engine_running", "Generations that the engine computes"),

@@ -26,6 +26,7 @@ from parrot_mq.messages import (
     LoadProgress,
     PinPrefixes,
     PrefillAhead,
+    StandBy,
     WorkerStatus,
     encode,
 )
@@ -40,8 +41,10 @@ from parrot_workers.reports import Reports
 
 __all__ = ["ACCEPTS", "Drain", "WorkerActor"]
 
-ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead
+ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead | StandBy
 """What a worker is told over the bus."""
+
+WorkerState = Literal["loading", "ready", "standby", "draining", "stopped"]
 
 _BEATS_PER_WHOLE = 10
 """A heartbeat may be lost: after so many, everything is told again."""
@@ -87,9 +90,11 @@ class WorkerActor(Actor):
         self._bus = bus
         self._config = config
         self._engine = EngineThread(factory, on_progress=self._note_progress)
+        board.read_step_s = lambda: self._engine.step_duration_s
         self._on_progress = on_progress
         self._stage = ""
-        self._state: Literal["loading", "ready", "draining", "stopped"] = "loading"
+        self._state: WorkerState = "loading"
+        self._standby: asyncio.Task[object] | None = None  # ends it
         self._running: dict[str, Generation] = {}
         self._preparing: set[str] = set()  # of these, those that the engine has not got
         self._progress = Progress()
@@ -140,6 +145,8 @@ class WorkerActor(Actor):
                 self._engine.pin(hashes)
             case PrefillAhead() if self._state == "ready":
                 self._read_ahead(message)
+            case StandBy(duration_s=duration_s) if self._state in ("ready", "standby"):
+                await self._stand_by(duration_s)
             case Drain():
                 self._read_ahead(PrefillAhead())
                 await self._become("draining")
@@ -161,7 +168,7 @@ class WorkerActor(Actor):
         self._progress.tell_again()
         await self._report()
 
-    async def _become(self, state: Literal["loading", "ready", "draining", "stopped"]) -> None:
+    async def _become(self, state: WorkerState) -> None:
         self._state = state
         self.context.log.info("worker_state", state=state, model=self._config.model_name)
         await self._report()
@@ -200,6 +207,7 @@ class WorkerActor(Actor):
             running=list(self._running),
             loading=self._engine.progress if is_loading else None,
             engine=None if is_loading else EngineReport(**asdict(self._engine.statistics())),
+            invocation=self._config.invocation,
         )
 
     # -- work --------------------------------------------------------------------------------------------------------
@@ -331,6 +339,20 @@ class WorkerActor(Actor):
         self._preparing.discard(generation.key)
         if not self._running:
             self._is_idle.set()
+
+    # -- standby -----------------------------------------------------------------------------------------------------
+
+    async def _stand_by(self, duration_s: float) -> None:
+        """Take nothing new for a while; said again, the time begins anew."""
+        if self._standby is not None:
+            self._standby.cancel()
+            self._standby = None
+        if duration_s > 0:
+            self._standby = self.context.after(duration_s, StandBy(duration_s=0))
+        state: WorkerState = "standby" if duration_s > 0 else "ready"
+        if state != self._state:
+            self._read_ahead(PrefillAhead())
+            await self._become(state)
 
     # -- drain -------------------------------------------------------------------------------------------------------
 
