@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from parrot_mq.coordinator.backlog import Backlog
 from parrot_mq.coordinator.batches import Batch, Placed, Returned, name_shared
 from parrot_mq.coordinator.config import CoordinatorConfig
+from parrot_mq.coordinator.demand import make_demand
 from parrot_mq.coordinator.fair_queue import FairQueue
 from parrot_mq.coordinator.job import Job, Size, SizeModel, measure, name_prefixes
 from parrot_mq.coordinator.ledger import Running, Transcript, WorkerLedger
@@ -21,7 +23,7 @@ from parrot_mq.coordinator.prefill_ahead import Beginning, PrefillPlanner
 from parrot_mq.coordinator.protocol import Expect
 from parrot_mq.coordinator.ready import ReadyGeneration
 from parrot_mq.coordinator.residents import Residents
-from parrot_mq.messages import Usage, WorkerStatus
+from parrot_mq.messages import ModelDemand, Usage, WorkerStatus
 from parrot_mq.program import Standing
 from parrot_mq.types import Objective
 
@@ -81,6 +83,7 @@ class DispatchState:
         )
         self._needs = PrefixNeeds()
         self._residents = Residents()
+        self._backlog = Backlog(self._residents.is_held)
         self._sizes = SizeModel()
         self._places = SessionPlaces(keep_s=config.session_keep_s, max_lead_s=config.session_max_lead_s)
         self._prefills = PrefillPlanner(min_characters=config.min_prefill_chars, max_pending=config.max_prefills)
@@ -121,6 +124,10 @@ class DispatchState:
         """The prefixes (by hash) that most unfinished generations need."""
         return self._needs.most_needed(num_wanted)
 
+    def demand(self, model: str, *, since: float, now: float) -> ModelDemand:
+        """What there is to do, with `since` as the time when this began (seconds since 1970)."""
+        return make_demand(model, self._backlog, self._sizes, self.workers.values(), since=since, now=now)
+
     # -- work --------------------------------------------------------------------------------------------------------
 
     def expect(self, expect: Expect, now: float) -> None:
@@ -149,6 +156,12 @@ class DispatchState:
             place=place if self._config.mechanisms.objectives else now,
             number=next(self._numbers),
         )
+        self._backlog.add(
+            job,
+            characters_per_token=self._sizes.characters_per_token,
+            output_share=self._sizes.output_share,
+            now=now,
+        )
         for ledger in self.workers.values():
             if (transcript := ledger.adopted.pop(key, None)) is not None:
                 self._adopt(ledger, job, transcript, now)
@@ -159,6 +172,7 @@ class DispatchState:
         """Something else is wanted of generations, wherever they are; unknown ones are ignored."""
         for key, standing in standings:
             judged = self._judged(standing)
+            self._backlog.judge(key, judged)
             if (ledger := self._holders.get(key)) is not None:
                 ledger.running[key].job.standing = judged
                 ledger.load.judge(key, judged)
@@ -180,6 +194,7 @@ class DispatchState:
             self._requeue_waiter(key)
             self._queue.remove(key)
             self._forget(key, now)
+            self._backlog.end(key, usage)
             if (released := self._release(key, is_finished=True)) is not None:
                 ledger, running = released
                 self._settle(ledger, running, usage if ledger.worker == producer else None)
@@ -211,8 +226,10 @@ class DispatchState:
                 if job.num_lost > 1:
                     job.place = now  # it may be its own fault: others go first
                 self._queue.add(job)
+                self._backlog.queue_again(job, now)
             else:
                 self._forget(key, now)
+                self._backlog.end(key)
             returned.append(Returned(job, worker, attempt, is_queued))
         ledger.update_room()
         return returned
@@ -331,6 +348,7 @@ class DispatchState:
     ) -> None:
         """A job is at a worker."""
         job.waits_since = None
+        self._backlog.start(job.key)
         ledger.hold(Running(job, size, num_charged, now, transcript), num_held=num_held)
         self._holders[job.key] = ledger
         self._residents.hold(ledger.worker, job.prefixes, size.ends)
@@ -456,6 +474,7 @@ class DispatchState:
         """Assert that every structure tells the same, and each key is in one place."""
         self._queue.check_integrity()
         self._residents.check_integrity()
+        self._backlog.check_integrity()
         self._places.check_integrity()
         self._prefills.check_integrity()
         queued = {job.key for job in self._queue}
@@ -463,6 +482,8 @@ class DispatchState:
         assert len(waiting) == len(self._waiters)
         assert not queued & waiting
         assert not (queued | waiting) & self._holders.keys()
+        assert queued | waiting <= self._backlog.keys_ready, "those that are late may be more"
+        assert self._backlog.keys_running == self._holders.keys()
         running = {key: ledger for ledger in self.workers.values() for key in ledger.running}
         assert running == self._holders, running.keys() ^ self._holders.keys()
         for name, ledger in self.workers.items():

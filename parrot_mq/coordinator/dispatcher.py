@@ -34,6 +34,7 @@ from parrot_mq.errors import ActorStopped, AskTimeout, GenerationAborted, Parrot
 from parrot_mq.messages import (
     Assigned,
     CancelGenerations,
+    ModelDemand,
     PinPrefixes,
     TaskAddress,
     WorkerStatus,
@@ -59,6 +60,7 @@ class DispatcherActor(Actor):
         self._events = events
         self._sessions: dict[str, ActorRef] = {}
         self._refs: dict[str, RemoteRef] = {}
+        self._since = 0.0
         self._is_settled = False
         self._will_dispatch = False
         self._alarm: asyncio.Task[object] | None = None
@@ -82,8 +84,13 @@ class DispatcherActor(Actor):
             num_prefills=self._num_prefills,
         )
 
+    def demand(self) -> ModelDemand:
+        """What there is to do now."""
+        return self.state.demand(self._model, since=self._since, now=self._now)
+
     async def on_start(self) -> None:
         """Wait a moment before the first batch: workers may run some of the work already."""
+        self._since = self.context.clock.now()
         self.context.after(self._config.settle_s, Dispatch())
 
     async def receive(self, message: object) -> None:

@@ -121,6 +121,16 @@ class SizeModel:
         self._characters_per_token = CHARACTERS_PER_TOKEN
         self._output_share = 1.0  # of `max_tokens`; before anything is known, all of them
 
+    @property
+    def characters_per_token(self) -> float:
+        """Of prompts, in the mean."""
+        return self._characters_per_token
+
+    @property
+    def output_share(self) -> float:
+        """Of `max_tokens`, what is generated in the mean."""
+        return self._output_share
+
     def size(self, job: Job) -> Size:
         """How large a job is."""
         num_done = len(job.generation.output_ids)

@@ -99,6 +99,10 @@ class Residents:
         """Whether a worker probably holds a prefix."""
         return worker in self._holders.get(prefix, ())
 
+    def is_held(self, prefix: Prefix) -> bool:
+        """Whether any worker probably holds a prefix."""
+        return prefix in self._holders
+
     def _shrink(self, worker: str, capacity: int) -> None:
         cache = self._caches.get(worker)
         while cache is not None and cache.num_tokens and cache.total > capacity:

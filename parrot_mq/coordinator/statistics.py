@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from parrot_mq.coordinator.history import History
-from parrot_mq.messages import WorkerStatus
+from parrot_mq.messages import ModelDemand, WorkerStatus
 
 __all__ = ["Board", "CoordinatorStatistics", "DispatcherStatistics", "LeaderStatistics", "Lease"]
 
@@ -88,6 +88,8 @@ class Board:
     """The registry's, by worker."""
     dispatchers: dict[str, Callable[[], DispatcherStatistics]] = field(default_factory=dict)
     """By model: reads what its dispatcher counts."""
+    demands: dict[str, Callable[[], ModelDemand]] = field(default_factory=dict)
+    """By model: reads what its dispatcher has to do."""
     history: History = field(default_factory=History)
     """What happened in sessions."""
 
