@@ -1,7 +1,8 @@
 """Whose turn it is: names that have work share by what they spend, and by weights: pure.
 
 Source: Shreedhar and Varghese, Efficient Fair Queueing using Deficit Round Robin (SIGCOMM 1995). Unlike there, what a
-turn costs is known only afterwards: a deficit may fall below 0, and is paid off before the next turn.
+turn costs is known only afterwards: a deficit may fall below 0, and is paid off before the next turn. That who comes
+with little goes first is from RFC 8290 (FlowQueue-CoDel), section 4.2; here it is an advance, and paid off, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MIN_DEBTS = 1024
 class DeficitRoundRobin:
     """Names that have work take turns; over time each spends in proportion to its weight.
 
-    Debts are remembered while a name has no work, and paid off by the rounds that others have meanwhile.
+    Debts are remembered while a name has no work, and paid off by the rounds that others have meanwhile. A name that gets
+    work and has no debt has its turn at once, before those that are busy: it gets its share in advance.
 
     `next` costs O(names that have work) where the turns pass on, else O(1).
 
@@ -36,6 +38,7 @@ class DeficitRoundRobin:
         self._quantum = quantum
         self._round = 0.0
         self._deficits: dict[str, float] = {}  # of those that have work, in the order of their turns
+        self._fresh: dict[str, None] = {}  # of these, those that may spend in advance
         self._debts: dict[str, tuple[float, float]] = {}  # of the others: how much at which round
         self._max_debts = MIN_DEBTS
 
@@ -43,19 +46,27 @@ class DeficitRoundRobin:
         return name in self._deficits
 
     def activate(self, name: str) -> None:
-        """A name has work; its turn comes after those of all others."""
+        """A name has work."""
         if name not in self._deficits:
             self._deficits[name] = -self._debt(name)
             self._debts.pop(name, None)
+            if not self._deficits[name]:
+                self._fresh[name] = None
 
     def deactivate(self, name: str) -> None:
         """A name has no work any more; what it has not spent is forfeited."""
         deficit = self._deficits.pop(name, 0.0)
+        self._fresh.pop(name, None)
         if deficit < 0:
             self._owe(name, -deficit)
 
     def next(self, skipped: Container[str] = ()) -> str | None:
         """Whose turn it is; None if nobody has work but those to be skipped."""
+        for name in list(self._fresh):
+            if self._deficits[name] <= -self._share(name):
+                del self._fresh[name]  # it is as busy as others
+            elif name not in skipped:
+                return name
         for _ in range(2):
             for _ in range(len(self._deficits)):
                 name, deficit = next(iter(self._deficits.items()))
@@ -67,7 +78,10 @@ class DeficitRoundRobin:
 
     def charge(self, name: str, spent: float) -> None:
         """A name has spent something, or gets something back if it is below 0."""
-        if name in self._deficits:
+        if self._deficits.keys() == {name} and spent > 0:
+            self._round += spent / self._share(name)  # at nobody's expense: as if it had got it in turns
+            self._fresh.pop(name, None)
+        elif name in self._deficits:
             self._deficits[name] -= spent
         else:
             self._owe(name, self._debt(name) + spent)
@@ -103,4 +117,5 @@ class DeficitRoundRobin:
     def check_integrity(self) -> None:
         """Assert that every name is on one side only, and that nobody has saved more than it may."""
         assert not self._deficits.keys() & self._debts.keys()
+        assert self._fresh.keys() <= self._deficits.keys()
         assert all(debt > 0 for debt, _ in self._debts.values())

@@ -95,6 +95,26 @@ def test_who_was_away_long_owes_nothing_and_has_saved_nothing() -> None:
     assert abs(served["a"] - served["b"]) <= 2
 
 
+def test_who_comes_with_little_goes_before_those_who_are_busy() -> None:
+    turns = DeficitRoundRobin(lambda _: 1.0)
+    for name in ("a", "b"):
+        turns.activate(name)
+    for _ in range(20):
+        turns.charge(_next(turns), 3 * QUANTUM_TOKENS)
+    turns.activate("chat")
+    assert turns.next() == "chat"
+    turns.charge("chat", QUANTUM_TOKENS / 10)
+    turns.deactivate("chat")
+    served: Counter[str] = Counter()
+    for _ in range(300):  # it comes again and again, and is ahead no more than once
+        turns.activate("chat")
+        turns.charge(turn := _next(turns), QUANTUM_TOKENS)
+        served[turn] += 1
+        if turn == "chat":
+            turns.deactivate("chat")
+    assert max(served.values()) - min(served.values()) <= 4, served
+
+
 def test_who_is_skipped_makes_up_for_some_of_it() -> None:
     turns = DeficitRoundRobin(lambda _: 1.0)
     for name in ("a", "b"):
