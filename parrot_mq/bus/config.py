@@ -14,6 +14,8 @@ from parrot_mq.errors import ConfigurationError
 __all__ = ["BusConfig", "redact"]
 
 _SECRETS = ("password", "token")
+_LOGINS = ("user", "token", "credentials_file", "nkey_seed_file")
+_CREDENTIALS = {"nats.creds": "credentials_file", "nats.nk": "nkey_seed_file"}
 _SCHEMES = ("nats://", "tls://", "ws://", "wss://")
 
 
@@ -106,6 +108,8 @@ class BusConfig:
     def from_env(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Self:
         """Read `PARROT_MQ_<FIELD>` variables; several servers are separated by commas.
 
+        If they name no way to log in, a service manager's credential `nats.creds` or `nats.nk` is taken, unless empty.
+
         Args:
             environ: The variables; those of this process by default.
             changes: Fields that are set whatever the variables say.
@@ -119,6 +123,8 @@ class BusConfig:
             variable = f"PARROT_MQ_{spec.name.upper()}"
             if spec.name not in changes and (text := environ.get(variable, "").strip()):
                 settings[spec.name] = _parse(variable, text, str(spec.type))
+        if not any(name in settings or changes.get(name) for name in _LOGINS):
+            settings |= _credentials(environ.get("CREDENTIALS_DIRECTORY", ""))
         try:
             return cls(**settings, **changes)
         except _BadSetting as error:
@@ -128,6 +134,13 @@ class BusConfig:
 def redact(text: str) -> str:
     """`text` without the passwords of addresses in it."""
     return re.sub(r"://[^@/\s]+@", "://…@", text)
+
+
+def _credentials(folder: str) -> dict[str, str]:
+    """What systemd hands to a service by `LoadCredential=`; an empty file stands for none."""
+    found = {field: Path(folder, name) for name, field in _CREDENTIALS.items()} if folder else {}
+    given = {field: str(path) for field, path in found.items() if path.is_file() and path.read_text().strip()}
+    return dict(list(given.items())[:1])
 
 
 class _BadSetting(ConfigurationError):

@@ -7,7 +7,8 @@ from importlib.metadata import entry_points
 
 import typer
 
-from parrot_mq.cli import coordinator, demo, doctor, explain, graph, run, up, variables, workers
+from parrot_mq.cli import coordinator, demo, doctor, explain, graph, run, units, up, variables, workers
+from parrot_mq.errors import ParrotError
 
 __all__ = ["app", "main"]
 
@@ -37,6 +38,7 @@ app.command("explain")(explain.explain)
 app.command("graph")(graph.graph)
 app.command("workers")(workers.workers)
 app.command("doctor")(doctor.doctor)
+app.add_typer(units.app, name="units")
 
 
 def main() -> None:
@@ -45,6 +47,9 @@ def main() -> None:
         for entry in entry_points(group=COMMANDS):
             app.command(entry.name)(entry.load())
         app()
+    except ParrotError as error:
+        typer.secho(f"error: {error.message}", fg=typer.colors.RED, err=True)
+        raise SystemExit(1) from None
     except Exception as error:
         if os.environ.get(DEBUG):
             raise

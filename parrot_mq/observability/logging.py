@@ -1,40 +1,58 @@
-"""Logs are events with fields: readable on a terminal, JSON elsewhere; on stderr, so stdout is a command's result."""
+"""Logs are events with fields: readable on a terminal, fields in systemd's journal, JSON elsewhere.
+
+They go to stderr or to the journal, so stdout is a command's result.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from parrot_mq.errors import ConfigurationError
+from parrot_mq.observability.journal import Journal, JournalHandler, is_journal
 
 __all__ = ["LogFormat", "configure_logging", "get_logger", "is_debug"]
 
-LogFormat = Literal["auto", "pretty", "json"]
+LogFormat = Literal["auto", "pretty", "json", "journal"]
+FORMATS = ("auto", "pretty", "json", "journal")
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def configure_logging(level: str = "info", fmt: LogFormat = "auto", *, stream: TextIO | None = None) -> None:
+def configure_logging(
+    level: str = "info",
+    fmt: LogFormat = "auto",
+    *,
+    stream: TextIO | None = None,
+    identifier: str = "parrot-mq",
+    fields: Mapping[str, object] | None = None,
+) -> None:
     """Set up the logs of this process, those of libraries that use `logging` included. May be called again.
 
     Args:
         level: The least that is written: debug, info, warning or error.
-        fmt: `pretty` for people, `json` for machines, `auto` for what fits `stream`.
+        fmt: `pretty` for people, `json` for machines, `journal` for systemd, `auto` for what fits where it goes.
         stream: Where to write; if None, what `sys.stderr` is at each line, so that a progress bar can take it over.
+        identifier: Names this process in the journal.
+        fields: What every event has in the journal: the slot of a worker.
 
     Raises:
         ConfigurationError: `level` or `fmt` is none of these.
     """
     if level.lower() not in LEVELS:
         raise ConfigurationError(f"the log level is one of {', '.join(LEVELS)}, not {level!r}")
-    if fmt not in ("auto", "pretty", "json"):
-        raise ConfigurationError(f"the log format is one of auto, pretty, json, not {fmt!r}")
-    target = stream if stream is not None else cast(TextIO, _Stderr())
+    if fmt not in FORMATS:
+        raise ConfigurationError(f"the log format is one of {', '.join(FORMATS)}, not {fmt!r}")
     threshold = logging.getLevelNamesMapping()[level.upper()]
+    if fmt == "journal" or (fmt == "auto" and stream is None and is_journal()):
+        _write_to_journal(Journal(identifier, fields or {}), threshold)
+        return
+    target = stream if stream is not None else cast(TextIO, _Stderr())
     is_pretty = fmt == "pretty" or (fmt == "auto" and target.isatty())
     renderers = _renderers(is_pretty=is_pretty, has_colors=target.isatty())
     structlog.configure(
@@ -44,6 +62,16 @@ def configure_logging(level: str = "info", fmt: LogFormat = "auto", *, stream: T
         cache_logger_on_first_use=False,
     )
     _configure_libraries(target, renderers, threshold)
+
+
+def _write_to_journal(journal: Journal, threshold: int) -> None:
+    structlog.configure(
+        processors=[*_SHARED, structlog.processors.format_exc_info, lambda _logger, _method, event: ((), event)],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=lambda *_: journal,
+        cache_logger_on_first_use=False,
+    )
+    _route_libraries(JournalHandler(journal), threshold)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -101,6 +129,10 @@ def _configure_libraries(target: TextIO, renderers: list[Processor], threshold: 
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(formatter)
+    _route_libraries(handler, threshold)
+
+
+def _route_libraries(handler: logging.Handler, threshold: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(threshold, logging.WARNING))

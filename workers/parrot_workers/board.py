@@ -18,10 +18,12 @@ class WorkerBoard:
     Attributes:
         times: How long its generations took.
         read_status: What the worker says of itself now.
+        read_step_s: For how long the engine has been in the step that it is in.
     """
 
     times: GenerationTimes = field(default_factory=GenerationTimes)
     read_status: Callable[[], WorkerStatus] | None = None
+    read_step_s: Callable[[], float] = lambda: 0.0
 
     def status(self) -> WorkerStatus | None:
         """Ask it; none before it exists."""

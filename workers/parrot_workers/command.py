@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ from parrot_mq.cli.metrics import MetricsHost, MetricsPort, serving_metrics
 from parrot_mq.cli.options import LogLevel, Servers, bus_config
 from parrot_mq.cli.process import exit_with_parent, run_async, stop_signal
 from parrot_mq.messages import LoadProgress
-from parrot_mq.observability import configure_logging
+from parrot_mq.observability import configure_logging, reporting_service
 from parrot_mq.tasks import task_group
 from parrot_workers.board import WorkerBoard
+from parrot_workers.condition import WorkerCondition
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import create_engine
 from parrot_workers.loading_bar import loading_bar
+from parrot_workers.slots import claim_gpu, slot_worker_id
 from parrot_workers.tiny_model import checkpoint_path
 from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
 
@@ -45,7 +48,19 @@ def worker(
     served_as: Annotated[
         str, typer.Option(help="Name that tasks call the model by; the folder's name by default.")
     ] = "",
-    name: Annotated[str, typer.Option(help="Names this worker on the bus; a random name by default.")] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            envvar="PARROT_MQ_WORKER_WORKER_ID",
+            help="Names this worker on the bus; a random name by default, or the machine's and the slot.",
+        ),
+    ] = "",
+    slot: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Number of this worker on its machine: it takes the GPU /dev/nvidiaN, if there is any."
+        ),
+    ] = None,
     slots: Annotated[int | None, typer.Option(help="Generations that run at a time.", show_default="64")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", show_default="auto")] = None,
@@ -58,17 +73,23 @@ def worker(
     More settings come from the environment, as `PARROT_MQ_WORKER_…`. On SIGTERM it takes no more work, finishes what
     runs, and gives back the rest.
     """
-    configure_logging(log_level)
+    configure_logging(log_level, identifier="parrot-worker", fields=None if slot is None else {"slot": slot})
+    if slot is not None:
+        name = name or slot_worker_id(slot)
     settings: dict[str, object] = {"model_path": Path(model)}
     if model == TINY:
         settings = {"model_path": checkpoint_path(), "model_name": TINY}
     given = {"model_name": served_as, "worker_id": name, "num_slots": slots, "device": device, "dtype": dtype}
     settings |= {key: value for key, value in given.items() if value}
-    run_async(_run(servers, settings, metrics_port, metrics_host))
+    run_async(_run(servers, settings, slot, metrics_port, metrics_host))
 
 
-async def _run(servers: str, settings: dict[str, object], metrics_port: int | None, metrics_host: str) -> None:
+async def _run(
+    servers: str, settings: dict[str, object], slot: int | None, metrics_port: int | None, metrics_host: str
+) -> None:
     config = WorkerConfig.from_env(**settings)
+    if slot is not None and config.device in ("auto", "cuda"):
+        claim_gpu(slot)
     bus_settings = bus_config(servers, name=f"parrot-mq worker {config.worker_id}")
     await serve(bus_settings, config, metrics_port=metrics_port, metrics_host=metrics_host)
 
@@ -77,6 +98,8 @@ async def serve(
     bus_settings: BusConfig, config: WorkerConfig, *, metrics_port: int | None = None, metrics_host: str = "127.0.0.1"
 ) -> None:
     """Run a worker until SIGTERM or SIGINT, then drain it; one that still loads is stopped as soon as it can be.
+
+    A service manager is told when it is ready, how it is, and for how long it needs to load and to drain.
 
     Args:
         bus_settings: Where the bus is.
@@ -91,7 +114,9 @@ async def serve(
     """
     exit_with_parent()
     board = WorkerBoard()
+    condition = WorkerCondition(board, max_step_s=config.max_step_s, monotonic=time.monotonic)
     async with (
+        reporting_service(condition.read) as reporter,
         open_bus(bus_settings) as bus,
         ActorSystem(config.worker_id, bus=bus) as system,
         serving_metrics(metrics_port, metrics_host, lambda: _collectors(board, system)),
@@ -100,6 +125,8 @@ async def serve(
             with loading_bar() as show:
                 actor = await _start(system, lambda: _make_actor(bus, config, show, board), config.drain_s + 5, stop)
             await stop.wait()
+        condition.stop()
+        reporter.tick()
         if actor is not None:
             await actor.tell(Drain())
             await actor.wait_stopped()
