@@ -24,8 +24,9 @@ class PolicyConfig:
         panic_factor: There is a burst when so many times the workers that there are seem to be needed.
         up_delay_s: More workers have to be wanted for so long, but not in a burst.
         up_factor: In one step at most so many times the workers that there are, and at least one more.
-        down_window_s: Never fewer workers than were wanted within so long.
-        down_step_s: At most one worker less within so long.
+        keep_loads: Never fewer workers than were wanted within so many times the time that loading takes.
+        down_window_s: That is never longer than this.
+        down_step_s: Then half of those that are not needed are given up, and within so long no more.
         min_uptime_s: A worker that is ready for less is not stopped.
         idle_to_zero_s: The last worker is stopped after so long without any work.
         max_age_s: Figures that are older say nothing.
@@ -43,10 +44,11 @@ class PolicyConfig:
     panic_factor: float = 2.0
     up_delay_s: float = 6.0
     up_factor: float = 2.0
+    keep_loads: float = 4.0
     down_window_s: float = 300.0
     down_step_s: float = 60.0
     min_uptime_s: float = 120.0
-    idle_to_zero_s: float = 900.0
+    idle_to_zero_s: float = 300.0
     max_age_s: float = 15.0
     default_load_s: float = 60.0
     default_slots: int = 8
@@ -59,7 +61,7 @@ class PolicyConfig:
         for name in ("latency_wait_s", "throughput_wait_s", "stable_window_s", "panic_window_s", "max_age_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
-        for name in ("headroom", "up_delay_s", "down_window_s", "down_step_s", "min_uptime_s", "idle_to_zero_s"):
+        for name in ("headroom", "keep_loads", "up_delay_s", "down_window_s", "down_step_s", "min_uptime_s", "idle_to_zero_s"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("panic_factor", "up_factor", "default_load_s", "default_slots"):

@@ -16,6 +16,9 @@ from parrot_mq.messages import ModelDemand
 
 __all__ = ["Need", "estimate"]
 
+OUTPUT_VARIANCE = 2.0
+"""Mean square of what a generation takes, by the square of the mean: 2 for exponential times, less for most programs."""
+
 
 class Need(NamedTuple):
     """What the work calls for, without regard of limits.
@@ -23,46 +26,55 @@ class Need(NamedTuple):
     Attributes:
         num_workers: So many workers.
         num_burst: So many if it goes on coming as in the last moments.
-        num_kept: So many have to be kept, if there are more.
-        num_unfinished: Generations that are not finished.
         reason: What it follows from, for people.
     """
 
     num_workers: int
     num_burst: int
-    num_kept: int
-    num_unfinished: int
     reason: str
 
 
-def estimate(learned: Learned, arrivals: Arrivals, seen: Observation, config: PolicyConfig) -> Need:
-    """Find out what the work calls for."""
+def estimate(
+    learned: Learned, arrivals: Arrivals, seen: Observation, config: PolicyConfig, *, max_unfinished: float
+) -> Need:
+    """Find out what the work calls for.
+
+    Args:
+        learned: How fast workers are.
+        arrivals: What came.
+        seen: What is seen now.
+        config: Settings.
+        max_unfinished: Most generations that were unfinished at a time, of late.
+    """
     demand = seen.demand
     assert demand is not None, "the caller holds without figures"
-    num_waiting = demand.latency_ready.num_generations + demand.throughput_ready.num_generations
-    num_running = demand.latency_running.num_generations + demand.throughput_running.num_generations
-    num_unfinished = num_waiting + num_running
     num_full = learned.num_full or config.default_slots
-    least = 1 if num_unfinished else 0
+    words = f"{seen.num_waiting} wait and {seen.num_running} run"
+    by_slots = math.ceil(max_unfinished / num_full)
+    now_by_slots = math.ceil((seen.num_waiting + seen.num_running) / num_full)
     rate = learned.rate
-    words = f"{num_waiting} wait and {num_running} run"
     if rate is None:
-        by_slots = max(least, math.ceil(num_unfinished / num_full))
-        return Need(by_slots, by_slots, by_slots, num_unfinished, f"{words}, with {num_full:.0f} at a time per worker")
+        return Need(now_by_slots, now_by_slots, f"{words}, {num_full:.0f} at a time for each worker")
     backlog = _backlog(rate, demand, config)
-    stable = _busy(rate, arrivals.flow(config.stable_window_s))
-    burst = _busy(rate, arrivals.flow(config.panic_window_s))
-    by_slots = math.ceil(num_running / num_full)
-    serve = _serve(stable, num_full, config)
-    num_workers = max(least, math.ceil(serve + backlog - 1e-6))
-    num_burst = math.ceil(_serve(burst, num_full, config) + backlog)
-    reason = f"{words}, {stable:.1f} workers are busy with what comes, {backlog:.1f} more with what waits"
-    return Need(num_workers, num_burst, max(least, by_slots, num_workers), num_unfinished, reason)
+    stable = _likely_busy(rate, arrivals.flow(config.stable_window_s), config.stable_window_s)
+    burst = _likely_busy(rate, arrivals.flow(config.panic_window_s), config.panic_window_s)
+    # Nobody needs more than a slot, whatever tokens say: they are a guess, as long as few outputs have been seen.
+    wanted = min(by_slots, math.ceil(_serve(stable, num_full, config) + backlog - 1e-6))
+    running = math.ceil(seen.num_running / num_full)
+    return Need(
+        max(wanted, running, min(1, now_by_slots)),
+        min(now_by_slots, math.ceil(_serve(burst, num_full, config) + backlog)),
+        f"{words}, {stable:.1f} workers are busy with what comes, {backlog:.1f} more with what waits",
+    )
 
 
-def _busy(rate: Rate, flow: Flow) -> float:
-    """Workers that are busy with what comes."""
-    return flow.num_prefill_tokens / rate.prefill_tokens_per_s + flow.num_output_tokens / rate.output_tokens_per_s
+def _likely_busy(rate: Rate, flow: Flow, window_s: float) -> float:
+    """Workers that are busy with what comes; less what may be chance, for a window sees only so much."""
+    busy = flow.num_prefill_tokens / rate.prefill_tokens_per_s + flow.num_output_tokens / rate.output_tokens_per_s
+    if flow.num_generations <= 0:
+        return 0.0
+    deviation = busy * math.sqrt(OUTPUT_VARIANCE / (flow.num_generations * window_s))
+    return max(0.0, busy - deviation)
 
 
 def _serve(busy: float, num_full: float, config: PolicyConfig) -> float:

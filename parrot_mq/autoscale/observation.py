@@ -117,6 +117,18 @@ class Observation:
         """Workers that there are, or will be in a moment."""
         return self.num_ready + self.num_starting
 
+    @property
+    def num_waiting(self) -> int:
+        """Generations that wait for a worker."""
+        demand = self.demand
+        return demand.latency_ready.num_generations + demand.throughput_ready.num_generations if demand else 0
+
+    @property
+    def num_running(self) -> int:
+        """Generations that a worker has."""
+        demand = self.demand
+        return demand.latency_running.num_generations + demand.throughput_running.num_generations if demand else 0
+
 
 class Decision(NamedTuple):
     """How many workers there should be now, and why.

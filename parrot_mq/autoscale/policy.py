@@ -24,6 +24,7 @@ class PolicyState:
     Attributes:
         learned: What outlives a restart; give it the one that was kept.
         arrivals: What has become ready.
+        unfinished: How many generations were unfinished, of late.
         wanted: How many workers were wanted, of late.
         began_at: When it decided first; None before that.
         busy_at: When there was work last.
@@ -34,6 +35,7 @@ class PolicyState:
 
     learned: Learned = field(default_factory=Learned)
     arrivals: Arrivals = field(default_factory=Arrivals)
+    unfinished: Window = field(default_factory=Window)
     wanted: Window = field(default_factory=Window)
     began_at: float | None = None
     busy_at: float = -math.inf
@@ -62,13 +64,14 @@ def decide(state: PolicyState, seen: Observation, config: PolicyConfig) -> Decis
         return Decision(have, have, have, "hold", f"{age}: nothing is changed")
     state.learned.rates(demand.workers)
     state.arrivals.note(now, demand, keep_s=max(config.down_window_s, config.stable_window_s))
-    need = estimate(state.learned, state.arrivals, seen, config)
-    if need.num_unfinished:
+    if num_unfinished := seen.num_waiting + seen.num_running:
         state.busy_at = now
+    state.unfinished.note(now, num_unfinished, keep_s=config.stable_window_s)
+    need = estimate(state.learned, state.arrivals, seen, config, max_unfinished=state.unfinished.max())
     most = config.max_workers if seen.num_usable is None else min(config.max_workers, seen.num_usable)
     most, least = max(most, seen.num_fixed), max(config.min_workers, seen.num_fixed)
     wanted = max(min(need.num_workers, most), min(least, most))
-    state.wanted.note(now, max(need.num_kept, wanted), keep_s=config.down_window_s)
+    state.wanted.note(now, wanted, keep_s=_keep_s(state, config))
     if need.num_burst >= config.panic_factor * max(1, have) and wanted > have:
         state.panic_until = now + config.stable_window_s
     if wanted > have:
@@ -109,15 +112,22 @@ def _shrink(state: PolicyState, seen: Observation, config: PolicyConfig, need: N
     if waits:
         return Decision(have, kept, have, "wait", f"{kept} would be enough, but {waits}: {need.reason}")
     state.down_at = now
-    kind: DecisionKind = "down" if have > 1 else "to_zero"
-    return Decision(have - 1, kept, have, kind, f"{kept} are enough, {have} there, one less: {need.reason}")
+    target = have - max(1, (have - max(kept, 1)) // 2)
+    kind: DecisionKind = "down" if target else "to_zero"
+    return Decision(target, kept, have, kind, f"{kept} are enough, {have} there, {have - target} less: {need.reason}")
+
+
+def _keep_s(state: PolicyState, config: PolicyConfig) -> float:
+    """For how long a worker is kept that nobody needs: the longer it takes to load another one, the longer."""
+    load_s = state.learned.load_s or config.default_load_s
+    return min(config.down_window_s, config.keep_loads * load_s)
 
 
 def _why_not(state: PolicyState, seen: Observation, config: PolicyConfig, kept: int) -> str:
     """Why none is stopped yet; empty if nothing speaks against it."""
     now, have = seen.now, seen.num_workers
     began_at = now if state.began_at is None else state.began_at
-    if now - began_at < config.down_window_s:
+    if now - began_at < _keep_s(state, config):
         return f"what happened before {now - began_at:.0f} s ago is not known"
     if now < state.panic_until:
         return "there was a burst a moment ago"
