@@ -113,6 +113,7 @@ class Systemd:
             phase=phase,
             invocation=bytes(await self._get(listed.path, UNIT, "InvocationID")).hex(),
             started_at=await self._get(listed.path, SERVICE_UNIT, "ExecMainStartTimestamp") / 1e6,
+            ready_at=await self._get(listed.path, UNIT, "ActiveEnterTimestamp") / 1e6,
             num_restarts=await self._get(listed.path, SERVICE_UNIT, "NRestarts"),
             result=await self._get(listed.path, SERVICE_UNIT, "Result"),
             status=await self._get(listed.path, SERVICE_UNIT, "StatusText"),

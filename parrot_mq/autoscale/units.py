@@ -36,7 +36,9 @@ class Unit:
         name: Such as `parrot-worker@0.service`.
         phase: What it does now.
         invocation: Names this run of it; each start has another one. Empty if it has not run.
-        started_at: When this run began, seconds since 1970; 0 if it has not run.
+        started_at: When its process was started, seconds since 1970; 0 if it has not run.
+        ready_at: When it became ready last, seconds since 1970; 0 if it never did. Before `started_at`, it was another
+            process.
         num_restarts: How often it was restarted without being asked to, since somebody started it.
         result: Why its last run ended, in the words of the service manager; `success` if nothing went wrong.
         status: What its process says of itself.
@@ -46,9 +48,15 @@ class Unit:
     phase: UnitPhase = UnitPhase.OFF
     invocation: str = ""
     started_at: float = 0.0
+    ready_at: float = 0.0
     num_restarts: int = 0
     result: str = "success"
     status: str = ""
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether this process is ready, or was until it ended."""
+        return 0 < self.started_at <= self.ready_at
 
 
 class Units(Protocol):

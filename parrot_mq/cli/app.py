@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from parrot_mq.cli import coordinator, demo, doctor, explain, graph, run, units, up, variables, workers
+from parrot_mq.cli import autoscale, coordinator, demo, doctor, explain, graph, run, units, up, variables, workers
 from parrot_mq.errors import ParrotError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("coordinator")(coordinator.coordinator)
+app.command("autoscale")(autoscale.autoscale)
 app.command("set")(variables.set_)
 app.command("get")(variables.get)
 app.command("watch")(variables.watch)
