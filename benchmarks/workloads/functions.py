@@ -9,6 +9,7 @@ from functools import lru_cache
 from benchmarks.workloads.programs import Call, Read, Text, write_text
 from parrot_mq import Input, Output, SemanticVariable, Session, semantic_function
 from parrot_mq.program import SemanticFunction
+from parrot_mq.types import Objective
 
 __all__ = ["make_function", "submit"]
 
@@ -32,17 +33,20 @@ def make_function(call: Call, values: Mapping[str, Value]) -> tuple[SemanticFunc
             continue
         inputs[f"input_{index}"] = values[part.output] if isinstance(part, Read) else write_text(part)
         template.append(f"{{{{input_{index}}}}}")
-    return _function("".join(template), tuple(inputs), call.num_output_tokens), inputs
+    objective = None if call.tpot_ms is None else Objective(tpot_ms=call.tpot_ms)
+    return _function("".join(template), tuple(inputs), call.num_output_tokens, objective), inputs
 
 
 @lru_cache(maxsize=256)
-def _function(template: str, inputs: tuple[str, ...], num_output_tokens: int) -> SemanticFunction[...]:
+def _function(
+    template: str, inputs: tuple[str, ...], num_tokens: int, objective: Objective | None
+) -> SemanticFunction[...]:
     """What a decorated function with this signature and docstring is."""
 
     def generate() -> None:
         """Replaced by the template."""
 
-    output = Output(max_tokens=num_output_tokens, min_tokens=num_output_tokens, ignore_eos=True)
+    output = Output(max_tokens=num_tokens, min_tokens=num_tokens, ignore_eos=True, objective=objective)
     parameter = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, parameter, annotation=Input) for name in inputs]
     parameters.append(inspect.Parameter("output", parameter, annotation=Output, default=output))

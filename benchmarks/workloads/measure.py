@@ -63,13 +63,14 @@ class Measurement:
 
 
 def cases_of(figure: str, delays_ms: Sequence[float], *, is_quick: bool) -> Iterator[Case]:
-    """Ours and (a) at every point and delay; the other baselines at the largest delay; each mechanism switched off, at
-    the last point and the largest delay.
+    """Everyone at every point and the largest delay; at the last point ours and (a) at every delay, and each mechanism
+    switched off.
     """
-    num_points = len(_scenarios(figure, is_quick))
-    for index in range(num_points):
-        for system in (OURS, *BASELINES, *(ABLATIONS if index == num_points - 1 else ())):
-            for delay_ms in delays_ms if system in (OURS, A) else (max(delays_ms),):
+    last = len(_scenarios(figure, is_quick)) - 1
+    for index in range(last + 1):
+        for system in (OURS, *BASELINES, *(ABLATIONS if index == last else ())):
+            has_delays = index == last and system in (OURS, A)
+            for delay_ms in delays_ms if has_delays else (max(delays_ms),):
                 yield Case(figure, index, system.name, delay_ms, is_quick)
 
 

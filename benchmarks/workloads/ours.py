@@ -10,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from benchmarks.workloads.functions import submit
 from benchmarks.workloads.hardware import PAGE_SIZE
@@ -46,6 +47,9 @@ def run_ours(
 async def _serve(
     programs: tuple[Program, ...], scenario: Scenario, system: System, delay_s: float, num_slots: int
 ) -> list[Job]:
+    mechanisms = system.mechanisms or Mechanisms()
+    if not mechanisms.objectives:  # the engine does not know of them either
+        programs = tuple(map(_without_targets, programs))
     workers = [
         SimulatedWorkerConfig(
             worker_id=f"worker-{index}",
@@ -55,10 +59,11 @@ async def _serve(
             prefix_cache=system.has_prefix_cache,
             cascade=system.has_cascade,
             tokens_per_delta=0,
+            latency_tpot_ms=SimulatedWorkerConfig.latency_tpot_ms if mechanisms.objectives else 0.0,
         )
         for index in range(scenario.num_workers)
     ]
-    config = CoordinatorConfig(mechanisms=system.mechanisms or Mechanisms())
+    config = CoordinatorConfig(mechanisms=mechanisms)
     async with simulated_service(coordinator=config, workers=workers) as service:
         watch = _Watch()
         async with service.connect() as bus:
@@ -92,6 +97,11 @@ async def _run_all(client: Client, programs: tuple[Program, ...], watch: _Watch,
             for program in programs
             if (name := program.name) in jobs
         ]
+
+
+def _without_targets(program: Program) -> Program:
+    """The same where nothing is said of how soon tokens are wanted."""
+    return replace(program, calls=tuple(replace(call, tpot_ms=None) for call in program.calls))
 
 
 # -- programs ----------------------------------------------------------------------------------------------------------

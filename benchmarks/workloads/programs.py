@@ -54,11 +54,13 @@ class Call:
         output: Its name in the program.
         prompt: What the prompt is made of, in order; prefixes can be shared at the boundaries.
         num_output_tokens: How many tokens it generates: always exactly so many, as in the paper's runs.
+        tpot_ms: Milliseconds that each token may take, if the program says so; only ours can be told.
     """
 
     output: str
     prompt: tuple[Part, ...]
     num_output_tokens: int
+    tpot_ms: float | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -69,11 +69,10 @@ class FigureResults:
         ours = self.value(OURS.name, x, delay_ms, kind, metric)
         return other / ours if other and ours else None
 
-    def sustained(self, system: str, delay_ms: float) -> tuple[float, bool] | None:
-        """The rate at which the first metric reaches the figure's limit, and whether it does so in the range."""
-        limit = self.figure.limit
+    def sustained(self, system: str, delay_ms: float, limit: float) -> tuple[float, bool] | None:
+        """The rate at which the first metric reaches a limit, and whether it does so in the range."""
         points = [(x, value) for x in self.xs if (value := self.first(system, x, delay_ms)) is not None]
-        if limit is None or not points:
+        if not points:
             return None
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
             if y0 <= limit < y1:
@@ -95,8 +94,8 @@ def write_figure(results: FigureResults) -> str:
         parts.append(_absolute(results, kind, metric, delay_ms))
     parts.append("How many times as good ours is:")
     parts.append(_ratios(results))
-    if figure.limit is not None:
-        parts.append(f"Requests per second that are sustained at {figure.limit:g} ms per output token:")
+    if figure.limits:
+        parts.append(f"Requests per second up to which the mean is below a limit, network delay {delay_ms:g} ms:")
         parts.append(_sustained(results))
     parts.append(f"![{figure.title}]({figure.name}.svg)")
     return "\n\n".join(parts)
@@ -126,7 +125,8 @@ def _ratios(results: FigureResults) -> str:
     for name in [system.name for system in BASELINES if system.name in results.systems]:
         for delay_ms in results.delays_ms:
             values = [results.ratio(name, x, delay_ms) for x in results.xs]
-            rows.append([SYSTEMS[name].title, f"{delay_ms:g} ms", *(_number(value, 2) for value in values)])
+            if any(values):
+                rows.append([SYSTEMS[name].title, f"{delay_ms:g} ms", *(_number(value, 2) for value in values)])
     if figure.published:
         published = [_number(figure.published.get(x), 2) for x in results.xs]
         rows.append(["the paper against its baseline", "≈ 244 ms", *published])
@@ -135,14 +135,14 @@ def _ratios(results: FigureResults) -> str:
 
 def _sustained(results: FigureResults) -> str:
     rows = []
-    for name in results.systems:
+    for name in [OURS.name, *(system.name for system in BASELINES)]:
         rates = []
-        for delay_ms in results.delays_ms:
-            found = results.sustained(name, delay_ms)
+        for limit in results.figure.limits:
+            found = results.sustained(name, results.delays_ms[-1], limit)
             rates.append("" if found is None else f"{'' if found[1] else '> '}{found[0]:.1f}")
         if any(rates):
             rows.append([SYSTEMS[name].title, *rates])
-    return _table(["", *(f"{delay_ms:g} ms" for delay_ms in results.delays_ms)], rows)
+    return _table(["", *(f"{limit:g} ms per output token" for limit in results.figure.limits)], rows)
 
 
 def write_plot(results: FigureResults) -> str:

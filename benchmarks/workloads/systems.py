@@ -49,16 +49,25 @@ C_FULL = System(name="c-full", title="(c) without a cap", has_prefix_cache=False
 BASELINES = (A, A_CASCADE, A_AWARE, B, C, C_FULL)
 
 
-def _without(what: str, title: str, mechanisms: Mechanisms) -> System:
-    return replace(OURS, name=f"no-{what}", title=f"without {title}", mechanisms=mechanisms)
+_NAMES = {
+    "objectives": "objectives",
+    "prefix_groups": "prefix and node groups",
+    "affinity": "affinity",
+    "costs": "costs: workers take turns",
+    "pacing": "pacing",
+    "prefill_ahead": "prefill ahead",
+}
+"""The mechanisms of a dispatcher that these workloads show; they have one tenant, and no worker is lost."""
+
+
+def _without(mechanism: str) -> System:
+    mechanisms = replace(Mechanisms(), **{mechanism: False})
+    return replace(OURS, name=f"no-{mechanism}", title=f"without {_NAMES[mechanism]}", mechanisms=mechanisms)
 
 
 ABLATIONS = (
     replace(OURS, name="by-client", title="without the graph: the client waits for each result", is_by_client=True),
-    _without("objectives", "objectives", Mechanisms(objectives=False)),
-    _without("groups", "prefix and node groups", Mechanisms(prefix_groups=False)),
-    _without("affinity", "affinity", Mechanisms(affinity=False)),
-    _without("ahead", "prefill ahead", Mechanisms(prefill_ahead=False)),
+    *map(_without, _NAMES),
     replace(OURS, name="no-cascade", title="without cascade attention", has_cascade=False),
     replace(OURS, name="no-cache", title="without prefix cache", has_prefix_cache=False, has_cascade=False),
 )
