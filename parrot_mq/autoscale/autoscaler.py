@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,7 +140,7 @@ class AutoscalerActor(Actor):
 
     async def on_start(self) -> None:
         """Remember, make the models known, and begin to tick."""
-        memory = await asyncio.to_thread(self._file.load)
+        memory = await self._file.load()
         self._fleet = Fleet(self._config, memory.slots)
         self._states = {
             model: PolicyState(learned=memory.learned.get(model) or Learned()) for model in self._config.models
@@ -331,7 +330,7 @@ class AutoscalerActor(Actor):
             return
         memory = Memory(slots=slots, learned={model: state.learned for model, state in self._states.items()})
         try:
-            await asyncio.to_thread(self._file.save, memory)
+            await self._file.save(memory)
             self._saved, self._saved_at = packed, now
         except OSError as error:  # it can still be told from the units what runs, but not any more whose it is
             self.context.log.error("autoscaler_memory_not_kept", error=str(error))

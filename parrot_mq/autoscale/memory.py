@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from contextlib import ExitStack
@@ -69,28 +70,38 @@ class MemoryFile:
     ) -> None:
         self._stack.close()
 
-    def load(self) -> Memory:
+    async def load(self) -> Memory:
         """Read it. A file that cannot be read is left aside: then what runs counts as started by others."""
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return Memory()
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Memory)
+            return msgspec.json.decode(await asyncio.to_thread(self._path.read_bytes), type=Memory)
+        except FileNotFoundError:
+            return Memory()
         except (OSError, msgspec.DecodeError) as error:
             log.warning("autoscaler_memory_lost", path=str(self._path), error=str(error))
             return Memory()
 
-    def save(self, memory: Memory) -> None:
-        """Write it, if it has changed; a crash leaves the former one or this one."""
+    async def save(self, memory: Memory) -> None:
+        """Write it, if it has changed; a crash leaves the former one or this one.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         data = msgspec.json.encode(memory)
         if self._path is None or self._is_shared or data == self._last:
             return
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        await asyncio.to_thread(_write, self._path, data)
         self._last = data
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def _lock(file: IO[Any]) -> None:
