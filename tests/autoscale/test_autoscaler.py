@@ -113,7 +113,8 @@ def test_workers_come_with_the_work_and_go_after_it() -> None:
         async with world.autoscaler() as board:
             await world.wait(lambda: board.num_ticks > 0)
             texts = await world.work(300)
-            assert len(texts) == 300 and all(texts)
+            assert len(texts) == 300
+            assert all(texts)
             assert world.units.most > 1
             await world.wait(lambda: not world.units.running)
             assert set(world.stopped()) == set(world.started())
@@ -232,7 +233,7 @@ def test_a_worker_is_not_stopped_while_something_runs_on_it() -> None:
             work = group.create_task(world.work(300), name="work")
             while not work.done():
                 for name in world.stopped():
-                    assert not world.units.unit(name).phase is UnitPhase.RUNNING
+                    assert world.units.unit(name).phase is not UnitPhase.RUNNING
                 await world.service.clock.sleep(0.5)
             assert all(work.result())
         dead = world.service.server.streams[STREAM_DEAD].after(0)
@@ -247,7 +248,8 @@ def test_while_the_service_manager_is_away_nothing_is_changed() -> None:
         async with task_group() as group, world.autoscaler() as board:
             work = group.create_task(world.work(5), name="work")
             await world.service.clock.sleep(60)
-            assert "D-Bus" in board.problem and not world.units.calls
+            assert "D-Bus" in board.problem
+            assert not world.units.calls
             world.units.is_away = False
             assert all(await work)
             assert board.problem == ""
@@ -279,7 +281,8 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing() -> None:
             async with world.autoscaler(is_dry_run=True) as board:
                 await world.wait(lambda: board.num_ticks > 2)
                 decision = board.decisions[MODEL]
-                assert decision.kind == "activate" and decision.actions == [f"would start {_unit(0)}"]
+                assert decision.kind == "activate"
+                assert decision.actions == [f"would start {_unit(0)}"]
                 assert world.units.calls == []
             async with world.autoscaler():
                 assert all(await work)
@@ -292,11 +295,14 @@ def test_it_tells_the_coordinator_what_it_knows_and_decided() -> None:
         async with world.autoscaler():
             await world.work(5)
             status = await _status(world)
-        assert status.autoscaler == "host-a" and status.models == [MODEL]
+        assert status.autoscaler == "host-a"
+        assert status.models == [MODEL]
         assert [slot.state for slot in status.slots] == ["running", "off", "off", "off"]
-        assert status.slots[0].owner == "autoscaler" and status.slots[0].worker.startswith("worker-")
+        assert status.slots[0].owner == "autoscaler"
+        assert status.slots[0].worker.startswith("worker-")
         decision = next(each for each in status.decisions if each.kind == "activate")
-        assert decision.actions == [f"start {_unit(0)}"] and decision.reason
+        assert decision.actions == [f"start {_unit(0)}"]
+        assert decision.reason
 
     _simulate(main)
 
