@@ -22,9 +22,6 @@ __all__ = ["Condition", "Notifier", "ServiceReporter", "reporting_service"]
 TICK_S = 1.0
 """How often a service is looked at, or four times in the time that the watchdog allows."""
 
-EXTEND_S = {"starting": 180.0, "stopping": 15.0}
-"""For so long after each progress the service may go on without the next: a model loads in large steps."""
-
 log = get_logger(__name__)
 
 
@@ -36,12 +33,14 @@ class Condition:
         phase: What it is in: it starts, serves, or ends what it has to end.
         status: The same in words, for people.
         progress: Changes whenever it gets further in starting or stopping.
+        patience_s: For so long it may go on starting or stopping after each progress, without the next.
         is_alive: False if it is stuck, so that only starting it again helps.
     """
 
     phase: Literal["starting", "ready", "stopping"]
     status: str = ""
     progress: object = None
+    patience_s: float = 15.0
     is_alive: bool = True
 
 
@@ -135,7 +134,7 @@ def _phase(now: Condition, last: Condition | None) -> list[str]:
 def _extension(now: Condition, last: Condition | None) -> list[str]:
     if now.phase == "ready" or last is None or last.phase != now.phase or last.progress == now.progress:
         return []
-    return [f"EXTEND_TIMEOUT_USEC={EXTEND_S[now.phase] * 1e6:.0f}"]
+    return [f"EXTEND_TIMEOUT_USEC={now.patience_s * 1e6:.0f}"]
 
 
 @asynccontextmanager

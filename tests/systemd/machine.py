@@ -138,7 +138,7 @@ class Machine:
             AssertionError: `check`, and it failed; says what it wrote.
         """
         home = "/root" if user == "root" else f"/home/{user}"
-        given = {**ENVIRONMENT, "HOME": home, **(env or {})}
+        given = {**ENVIRONMENT, "HOME": home, **self._session(user), **(env or {})}
         become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
         words = ["env", "-i", *(f"{name}={value}" for name, value in given.items()), *become, *command]
         done = subprocess.run(
@@ -152,6 +152,13 @@ class Machine:
             raise AssertionError(f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def _session(self, user: str) -> dict[str, str]:
+        """What lets a user speak to a service manager of their own."""
+        if user == "root":
+            return {}
+        folder = f"/run/user/{self.run('id', '-u', user).stdout.strip()}"
+        return {"XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
+
     def shell(self, script: str, *, user: str = "root", timeout_s: float = 300) -> str:
         """Run lines of shell inside, until one fails; returns what they print."""
         return self.run("bash", "-euo", "pipefail", "-c", script, user=user, timeout_s=timeout_s).stdout
@@ -159,6 +166,11 @@ class Machine:
     def path(self, inside: str) -> Path:
         """Where a file or a socket of the machine is to be found from here."""
         return Path(f"/proc/{self.pid}/root{inside}")
+
+    @property
+    def shared(self) -> Path:
+        """A folder that is `/run/host` inside."""
+        return self._state
 
     @property
     def system_bus(self) -> str:
@@ -199,7 +211,7 @@ class Machine:
             if all(re.fullmatch(pattern, found.get(name, "")) for name, pattern in expected.items()):
                 return found
             if time.monotonic() > end:
-                raise AssertionError(f"{unit} is {found}, expected {expected}\n{self.journal(unit)}")
+                raise AssertionError(f"{unit} is {found}, expected {expected}\n{self.journal(unit, '-n60')}")
             time.sleep(0.05)
 
     def journal(self, unit: str, *matches: str, output: str = "short-monotonic") -> str:
@@ -218,7 +230,7 @@ class Machine:
         self.run("systemctl", "stop", "parrot-autoscaler.service", check=False)
         self.run("systemctl", "kill", "--signal=KILL", "parrot-worker@*", check=False)
         self.run("systemctl", "stop", "parrot-worker@*", "parrot-workers.target", check=False)
-        self.run("bash", "-c", "rm -rf /run/systemd/system/parrot-*.d")
+        self.run("bash", "-c", "rm -rf /run/systemd/system/parrot-*.d /run/host/stuck")
         self.run("systemctl", "daemon-reload")
         self.run("systemctl", "reset-failed")
         self.run("systemctl", "start", "parrot-nats", "parrot-coordinator@1", "parrot-coordinator@2")

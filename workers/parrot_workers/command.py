@@ -114,7 +114,9 @@ async def serve(
     """
     exit_with_parent()
     board = WorkerBoard()
-    condition = WorkerCondition(board, max_step_s=config.max_step_s, monotonic=time.monotonic)
+    condition = WorkerCondition(
+        board, max_step_s=config.max_step_s, max_stage_s=config.max_stage_s, monotonic=time.monotonic
+    )
     async with (
         reporting_service(condition.read) as reporter,
         open_bus(bus_settings) as bus,

@@ -10,8 +10,8 @@ from parrot_workers.board import WorkerBoard
 
 __all__ = ["WorkerCondition"]
 
-MAX_STAGE_S = 180.0
-"""An engine that is loaded again after a failure gets so long for each progress; the first time, the manager looks."""
+DRAIN_PATIENCE_S = 15.0
+"""A worker that drains gets so long for each token."""
 
 
 class WorkerCondition:
@@ -23,12 +23,16 @@ class WorkerCondition:
     Args:
         board: What is to be seen of the worker.
         max_step_s: A step that takes longer means that the engine is stuck.
+        max_stage_s: Loading that gets no further for longer is stuck.
         monotonic: Tells the time.
     """
 
-    def __init__(self, board: WorkerBoard, *, max_step_s: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, board: WorkerBoard, *, max_step_s: float, max_stage_s: float, monotonic: Callable[[], float]
+    ) -> None:
         self._board = board
         self._max_step_s = max_step_s
+        self._max_stage_s = max_stage_s
         self._monotonic = monotonic
         self._is_stopping = False
         self._was_ready = False
@@ -51,6 +55,7 @@ class WorkerCondition:
             phase="stopping" if self._is_stopping else "ready" if self._was_ready else "starting",
             status=stuck or self._words(status),
             progress=self._progress,
+            patience_s=DRAIN_PATIENCE_S if self._is_stopping else self._max_stage_s,
             is_alive=not stuck,
         )
 
@@ -63,7 +68,7 @@ class WorkerCondition:
         if step_s > self._max_step_s:
             return f"stuck: the engine is in one step for {step_s:.0f} s"
         quiet_s = self._monotonic() - self._progress_at
-        if self._was_ready and state == "loading" and quiet_s > MAX_STAGE_S:
+        if self._was_ready and state == "loading" and quiet_s > self._max_stage_s:
             return f"stuck: loading the model again got no further for {quiet_s:.0f} s"
         return ""
 

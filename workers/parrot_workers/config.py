@@ -78,6 +78,7 @@ class WorkerConfig(EngineConfig):
         num_threads: Threads of torch on a CPU; 0 takes one for a small model and else leaves it to torch.
         heartbeat_s: Seconds between two heartbeats.
         max_step_s: A step that takes longer means that the engine is stuck.
+        max_stage_s: Loading that gets no further for longer is stuck.
         drain_s: Seconds that running generations get to finish when the worker is stopped.
         latency_tpot_ms: Milliseconds that each token of an output may take that somebody waits for, if nothing else is
             said of it; five tokens a second are as fast as most people read. 0 sets no target.
@@ -92,6 +93,7 @@ class WorkerConfig(EngineConfig):
     num_threads: int = 0
     heartbeat_s: float = 1.0
     max_step_s: float = 120.0
+    max_stage_s: float = 180.0
     drain_s: float = 30.0
     latency_tpot_ms: float = 200.0
     invocation: str = ""
@@ -107,7 +109,7 @@ class WorkerConfig(EngineConfig):
         kind, _, index = self.device.partition(":")
         is_device = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal())
         _require(is_device, "device", self.device, "auto, cpu, cuda or cuda:N")
-        for name in ("heartbeat_s", "max_step_s", "drain_s"):
+        for name in ("heartbeat_s", "max_step_s", "max_stage_s", "drain_s"):
             value = getattr(self, name)
             _require(0 < value < float("inf"), name, value, "a number of seconds above 0")
         is_right = 0 <= self.latency_tpot_ms < float("inf")
