@@ -61,15 +61,16 @@ class Systemd:
 
     Args:
         user: The service manager of this user instead of that of the machine.
+        address: D-Bus address of another bus than the usual one.
         timeout_s: An answer that takes longer means that systemd does not answer.
 
     Raises:
         ConfigurationError: dbus-fast is not installed, or there is no bus of this user.
     """
 
-    def __init__(self, *, user: bool = False, timeout_s: float = 5.0) -> None:
+    def __init__(self, *, user: bool = False, address: str = "", timeout_s: float = 5.0) -> None:
         _require_library()
-        self._address = _user_bus(os.environ) if user else None
+        self._address = address or (_user_bus(os.environ) if user else None)
         self._timeout_s = timeout_s
         self._connection: MessageBus | None = None
 
