@@ -8,6 +8,16 @@ from parrot_mq.errors import ConfigurationError
 
 __all__ = ["PolicyConfig"]
 
+_NOT_NEGATIVE = (
+    "headroom",
+    "keep_loads",
+    "up_delay_s",
+    "down_window_s",
+    "down_step_s",
+    "min_uptime_s",
+    "idle_to_zero_s",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
@@ -24,8 +34,8 @@ class PolicyConfig:
         panic_factor: There is a burst when so many times the workers that there are seem to be needed.
         up_delay_s: More workers have to be wanted for so long, but not in a burst.
         up_factor: In one step at most so many times the workers that there are, and at least one more.
-        keep_loads: Never fewer workers than were wanted within so many times the time that loading takes.
-        down_window_s: That is never longer than this.
+        keep_loads: Never fewer workers than what came has needed within so many times the time that loading takes.
+        down_window_s: But that is never longer than this, nor shorter than `min_uptime_s`.
         down_step_s: Then half of those that are not needed are given up, and within so long no more.
         min_uptime_s: A worker that is ready for less is not stopped.
         idle_to_zero_s: The last worker is stopped after so long without any work.
@@ -38,7 +48,7 @@ class PolicyConfig:
     max_workers: int = 8
     latency_wait_s: float = 30.0
     throughput_wait_s: float = 120.0
-    headroom: float = 2.0
+    headroom: float = 2.5
     stable_window_s: float = 60.0
     panic_window_s: float = 6.0
     panic_factor: float = 2.0
@@ -61,7 +71,15 @@ class PolicyConfig:
         for name in ("latency_wait_s", "throughput_wait_s", "stable_window_s", "panic_window_s", "max_age_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
-        for name in ("headroom", "keep_loads", "up_delay_s", "down_window_s", "down_step_s", "min_uptime_s", "idle_to_zero_s"):
+        for name in (
+            "headroom",
+            "keep_loads",
+            "up_delay_s",
+            "down_window_s",
+            "down_step_s",
+            "min_uptime_s",
+            "idle_to_zero_s",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("panic_factor", "up_factor", "default_load_s", "default_slots"):

@@ -2,6 +2,12 @@
 
 All work is counted in *worker-seconds*: what it takes one worker, with all its slots in use, to do it. That is known
 from tokens, and from how fast workers proved to be.
+
+What comes keeps so many workers busy in the mean; so that it seldom has to wait, some slots more are kept free, as many
+as chance calls for: a multiple of the square root of those in use.
+
+Source: square-root staffing; Halfin and Whitt, Heavy-traffic limits for queues with many exponential servers (1981). A
+slot is a server.
 """
 
 from __future__ import annotations
@@ -17,7 +23,12 @@ from parrot_mq.messages import ModelDemand
 __all__ = ["Need", "estimate"]
 
 OUTPUT_VARIANCE = 2.0
-"""Mean square of what a generation takes, by the square of the mean: 2 for exponential times, less for most programs."""
+"""Mean square of what a generation takes, as a multiple of the square of the mean: 2 for exponential times."""
+MIN_FINISHED = 50
+"""Until so many have been finished it is not known how much of what they may write outputs have in the mean."""
+UP_CAUTION, KEEP_CAUTION = 3.0, 1.0
+"""Standard deviations by which arrivals may be more than usual by chance. That they are not must be almost sure before a
+worker is started for them, and likely before one is kept: chance alone neither starts nor stops one."""
 
 
 class Need(NamedTuple):
@@ -25,11 +36,13 @@ class Need(NamedTuple):
 
     Attributes:
         num_workers: So many workers.
-        num_burst: So many if it goes on coming as in the last moments.
+        num_kept: So many are kept, if there are more.
+        num_burst: So many if it goes on coming as in the last moments until they are ready.
         reason: What it follows from, for people.
     """
 
     num_workers: int
+    num_kept: int
     num_burst: int
     reason: str
 
@@ -48,42 +61,41 @@ def estimate(
     """
     demand = seen.demand
     assert demand is not None, "the caller holds without figures"
-    num_full = learned.num_full or config.default_slots
+    num_full, rate = learned.num_full or config.default_slots, learned.rate
+    num_unfinished = seen.num_waiting + seen.num_running
+    by_slots = math.ceil(num_unfinished / num_full)
     words = f"{seen.num_waiting} wait and {seen.num_running} run"
-    by_slots = math.ceil(max_unfinished / num_full)
-    now_by_slots = math.ceil((seen.num_waiting + seen.num_running) / num_full)
-    rate = learned.rate
-    if rate is None:
-        return Need(now_by_slots, now_by_slots, f"{words}, {num_full:.0f} at a time for each worker")
-    backlog = _backlog(rate, demand, config)
-    stable = _likely_busy(rate, arrivals.flow(config.stable_window_s), config.stable_window_s)
-    burst = _likely_busy(rate, arrivals.flow(config.panic_window_s), config.panic_window_s)
-    # Nobody needs more than a slot, whatever tokens say: they are a guess, as long as few outputs have been seen.
-    wanted = min(by_slots, math.ceil(_serve(stable, num_full, config) + backlog - 1e-6))
-    running = math.ceil(seen.num_running / num_full)
+    if rate is None or demand.finished.num_generations < MIN_FINISHED:
+        return Need(by_slots, by_slots, by_slots, f"{words}, {num_full:.0f} at a time for each worker")
+    backlog, load_s = _backlog(rate, demand, config), learned.load_s or config.default_load_s
+    flow, burst = arrivals.flow(config.stable_window_s), arrivals.flow(config.panic_window_s)
+    starting = _busy(rate, flow, config.stable_window_s, UP_CAUTION)
+    keeping = _busy(rate, flow, config.stable_window_s, KEEP_CAUTION)
+    bursting = _busy(rate, burst, config.panic_window_s, KEEP_CAUTION)
+    growth = max(0.0, bursting - seen.num_ready) * load_s / config.latency_wait_s
+    # Nobody needs more than a slot, whatever tokens say; nor does what will have come when one more worker is ready.
+    most = math.ceil(max_unfinished / num_full)
+    most_then = math.ceil((num_unfinished + burst.num_generations * load_s) / num_full)
+    least = max(min(1, by_slots), math.ceil(seen.num_running / num_full))
     return Need(
-        max(wanted, running, min(1, now_by_slots)),
-        min(now_by_slots, math.ceil(_serve(burst, num_full, config) + backlog)),
-        f"{words}, {stable:.1f} workers are busy with what comes, {backlog:.1f} more with what waits",
+        max(least, min(most, _staff(starting, num_full, config, backlog))),
+        min(most, _staff(keeping, num_full, config)),
+        max(least, min(most_then, _staff(bursting, num_full, config, backlog + growth))),
+        f"{words}, {_busy(rate, flow):.1f} workers are busy with what comes, {backlog:.1f} more with what waits",
     )
 
 
-def _likely_busy(rate: Rate, flow: Flow, window_s: float) -> float:
+def _staff(busy: float, num_full: float, config: PolicyConfig, more: float = 0.0) -> int:
+    """Workers for those that are busy, so that what comes finds a free slot, and some more."""
+    return math.ceil(busy + config.headroom * math.sqrt(busy / num_full) + more - 1e-6)
+
+
+def _busy(rate: Rate, flow: Flow, window_s: float = 1.0, caution: float = 0.0) -> float:
     """Workers that are busy with what comes; less what may be chance, for a window sees only so much."""
-    busy = flow.num_prefill_tokens / rate.prefill_tokens_per_s + flow.num_output_tokens / rate.output_tokens_per_s
     if flow.num_generations <= 0:
         return 0.0
-    deviation = busy * math.sqrt(OUTPUT_VARIANCE / (flow.num_generations * window_s))
-    return max(0.0, busy - deviation)
-
-
-def _serve(busy: float, num_full: float, config: PolicyConfig) -> float:
-    """Workers so that what comes seldom waits.
-
-    Source: square-root staffing; Halfin and Whitt, Heavy-traffic limits for queues with many exponential servers
-    (1981). A slot is a server.
-    """
-    return busy + config.headroom * math.sqrt(busy / num_full)
+    busy = flow.num_prefill_tokens / rate.prefill_tokens_per_s + flow.num_output_tokens / rate.output_tokens_per_s
+    return busy * max(0.0, 1 - caution * math.sqrt(OUTPUT_VARIANCE / (flow.num_generations * window_s)))
 
 
 def _backlog(rate: Rate, demand: ModelDemand, config: PolicyConfig) -> float:

@@ -25,7 +25,8 @@ class PolicyState:
         learned: What outlives a restart; give it the one that was kept.
         arrivals: What has become ready.
         unfinished: How many generations were unfinished, of late.
-        wanted: How many workers were wanted, of late.
+        kept: How many workers were needed for what came, of late.
+        wanted: How many workers were wanted in the last moments.
         began_at: When it decided first; None before that.
         busy_at: When there was work last.
         up_since: Since when more workers are wanted; None if they are not.
@@ -36,6 +37,7 @@ class PolicyState:
     learned: Learned = field(default_factory=Learned)
     arrivals: Arrivals = field(default_factory=Arrivals)
     unfinished: Window = field(default_factory=Window)
+    kept: Window = field(default_factory=Window)
     wanted: Window = field(default_factory=Window)
     began_at: float | None = None
     busy_at: float = -math.inf
@@ -70,10 +72,13 @@ def decide(state: PolicyState, seen: Observation, config: PolicyConfig) -> Decis
     need = estimate(state.learned, state.arrivals, seen, config, max_unfinished=state.unfinished.max())
     most = config.max_workers if seen.num_usable is None else min(config.max_workers, seen.num_usable)
     most, least = max(most, seen.num_fixed), max(config.min_workers, seen.num_fixed)
-    wanted = max(min(need.num_workers, most), min(least, most))
-    state.wanted.note(now, wanted, keep_s=_keep_s(state, config))
-    if need.num_burst >= config.panic_factor * max(1, have) and wanted > have:
+    is_pressing = 4 * seen.num_waiting >= (state.learned.num_full or config.default_slots)
+    if is_pressing and need.num_burst >= config.panic_factor * max(1, have):
         state.panic_until = now + config.stable_window_s
+    needed = max(need.num_workers, need.num_burst) if now < state.panic_until else need.num_workers
+    wanted = max(min(needed, most), min(least, most))
+    state.wanted.note(now, wanted, keep_s=config.stable_window_s)
+    state.kept.note(now, min(need.num_kept, most), keep_s=_keep_s(state, config))
     if wanted > have:
         return _grow(state, seen, config, need, wanted)
     state.up_since = None
@@ -105,7 +110,7 @@ def _grow(state: PolicyState, seen: Observation, config: PolicyConfig, need: Nee
 def _shrink(state: PolicyState, seen: Observation, config: PolicyConfig, need: Need, least: int) -> Decision:
     """There are more than must be: give up one, if it was not needed for long enough."""
     now, have = seen.now, seen.num_workers
-    kept = max(least, math.ceil(state.wanted.max()))
+    kept = max(least, math.ceil(max(state.wanted.max(), state.kept.max())))
     if kept >= have:
         return Decision(have, kept, have, "steady", f"{have} are kept: {need.reason}")
     waits = _why_not(state, seen, config, kept)
@@ -120,7 +125,7 @@ def _shrink(state: PolicyState, seen: Observation, config: PolicyConfig, need: N
 def _keep_s(state: PolicyState, config: PolicyConfig) -> float:
     """For how long a worker is kept that nobody needs: the longer it takes to load another one, the longer."""
     load_s = state.learned.load_s or config.default_load_s
-    return min(config.down_window_s, config.keep_loads * load_s)
+    return min(config.down_window_s, max(config.min_uptime_s, config.keep_loads * load_s))
 
 
 def _why_not(state: PolicyState, seen: Observation, config: PolicyConfig, kept: int) -> str:

@@ -803,7 +803,7 @@ class WorkerRate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         num_full: As many generations of the size that runs there now as it can run at a time: its slots, or fewer if
             its cache cannot hold so many.
         prefill_tokens_per_s: Tokens of prompts that it reads in a second, when it does nothing else; 0 until it worked.
-        output_tokens_per_s: Tokens that it generates in a second, when it runs `num_full` generations; 0 until it worked.
+        output_tokens_per_s: Tokens that it generates in a second with `num_full` generations; 0 until it worked.
     """
 
     worker: Name
