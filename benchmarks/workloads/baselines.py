@@ -17,8 +17,8 @@ from functools import partial
 from typing import assert_never
 
 from benchmarks.workloads.hardware import PAGE_SIZE
+from benchmarks.workloads.metrics import Generated, Job
 from benchmarks.workloads.programs import Call, Program, Text
-from benchmarks.workloads.results import Generated, Job
 from benchmarks.workloads.scenarios import Scenario
 from benchmarks.workloads.systems import Placement, System
 from parrot_mq.testing.simulated_engine import SimulatedEngine

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from benchmarks.workloads.baselines import run_baseline
+from benchmarks.workloads.metrics import Statistics, summarise
 from benchmarks.workloads.ours import run_ours
-from benchmarks.workloads.results import Statistics, summarise
 from benchmarks.workloads.scenarios import FIGURES, Scenario
 from benchmarks.workloads.systems import ABLATIONS, BASELINES, OURS, SYSTEMS, A
 from parrot_mq.observability import configure_logging

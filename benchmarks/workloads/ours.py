@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from benchmarks.workloads.functions import submit
 from benchmarks.workloads.hardware import PAGE_SIZE
+from benchmarks.workloads.metrics import Generated, Job
 from benchmarks.workloads.programs import Call, Program
-from benchmarks.workloads.results import Generated, Job
 from benchmarks.workloads.scenarios import Scenario
 from benchmarks.workloads.systems import System
 from parrot_mq import Client, SemanticVariable, Session

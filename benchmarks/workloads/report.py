@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.workloads.measure import Measurement
-from benchmarks.workloads.results import Statistics, rounded
+from benchmarks.workloads.metrics import Statistics, rounded
 from benchmarks.workloads.scenarios import FIGURES, Figure, Metric
 from benchmarks.workloads.svg import Series, draw_lines
 from benchmarks.workloads.systems import ABLATIONS, BASELINES, OURS, SYSTEMS

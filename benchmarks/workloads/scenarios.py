@@ -13,7 +13,7 @@ from benchmarks.workloads.programs import Program
 __all__ = ["FIGURES", "Figure", "Metric", "Scenario"]
 
 Metric = Literal["jct_s", "jct_p99_s", "makespan_s", "normalized_ms", "normalized_p99_ms", "tpot_ms"]
-"""As in `results.Statistics`."""
+"""As in `metrics.Statistics`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def _chains_with_background(is_quick: bool) -> list[Scenario]:
 
 def _chains_at_once(is_quick: bool) -> list[Scenario]:
     scenarios = []
-    for num_apps in (10,) if is_quick else (10, 15, 20, 25):
+    for num_apps in (6,) if is_quick else (10, 15, 20, 25):
         chains = tuple(
             apps.chain_summary(
                 f"document-{index}",
@@ -164,7 +164,7 @@ def _documents(is_quick: bool) -> tuple[int, ...]:
 
 
 def _gpts(is_quick: bool) -> list[Scenario]:
-    rates = (2.0, 4.0) if is_quick else (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    rates = (4.0,) if is_quick else (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     return [
         Scenario(
             x=rate,
@@ -185,7 +185,7 @@ def _num_requests(rate: float, is_quick: bool) -> int:
 def _mixed(is_quick: bool) -> list[Scenario]:
     scenarios = []
     for seed in range(1 if is_quick else 3):
-        chats = apps.chats(8 if is_quick else 40, rate=1.0, seed=seed)
+        chats = apps.chats(6 if is_quick else 40, rate=1.0, seed=seed)
         at_s, summaries = 2.0 if is_quick else 15.0, []
         for index in range(2 if is_quick else 9):
             summary = apps.map_reduce_summary(

@@ -14,10 +14,10 @@ from benchmarks.workloads.baselines import CacheAware, RequestMaker, run_baselin
 from benchmarks.workloads.functions import make_function
 from benchmarks.workloads.hardware import A100_13B
 from benchmarks.workloads.measure import NUM_SLOTS
+from benchmarks.workloads.metrics import Generated, Job, summarise
 from benchmarks.workloads.ours import run_ours
 from benchmarks.workloads.programs import CHARS_PER_TOKEN, Call, Program, Read, Text, write_text
 from benchmarks.workloads.report import read_json, write_json
-from benchmarks.workloads.results import Generated, Job, summarise
 from benchmarks.workloads.scenarios import FIGURES, Figure, Scenario
 from benchmarks.workloads.svg import Series, draw_lines
 from benchmarks.workloads.systems import SYSTEMS
@@ -147,6 +147,22 @@ def test_a_run_is_the_same_every_time() -> None:
     assert len(runs[0]) == len(programs)
 
 
+def test_what_waits_for_others_is_computed_ahead_and_only_then() -> None:
+    """In a chain whose prompts have the new text first there is something to compute; it is told in the events."""
+    chain = apps.chain_summary("d", document_tokens=1_500, chunk=1024, output_tokens=20, is_text_first=True)
+    (ours,), (without,) = _run("ours", chain), _run("no-prefill_ahead", chain)
+    assert ours.duration_s < without.duration_s
+
+
+def test_without_objectives_chats_are_slowed_down_by_batches() -> None:
+    """The switch reaches the engine: tokens come in time only if somebody says that they should."""
+    batch = apps.map_reduce_summary("d", document_tokens=28_000, chunk=1024, output_tokens=50, arrival_s=1.0)
+    programs = (*apps.chats(4, rate=1.0, seed=0), batch)
+    tpot_ms = {name: summarise([_run(name, *programs)])["chat"].tpot_ms for name in ("ours", "no-objectives")}
+    assert tpot_ms["ours"] < apps.CHAT_TPOT_MS
+    assert tpot_ms["ours"] < 0.8 * tpot_ms["no-objectives"]
+
+
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +189,7 @@ def test_plots_are_well_formed(is_log: bool) -> None:
     assert "a & b" in {text.text for text in root.findall("{*}text")}
 
 
+@pytest.mark.timeout(180)  # some 10 s on a machine that has nothing else to do
 def test_a_quick_run_measures_every_figure_and_writes_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,5 +202,9 @@ def test_a_quick_run_measures_every_figure_and_writes_what_it_measured(
         assert write_json(results) == document
         assert set(results.systems) == set(SYSTEMS)
         assert results.xs == [scenario.x for scenario in figure.scenarios(True)]
+        for x in results.xs:
+            ratio = results.ratio("a", x, results.delays_ms[-1])
+            assert ratio is not None
+            assert ratio > 1.0, f"a client that sends one request at a time is faster in {name}"
         ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())
     assert (tmp_path / "README.md").exists()
