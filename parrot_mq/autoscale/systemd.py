@@ -86,9 +86,11 @@ class Systemd:
 
     async def read(self, names: list[str]) -> dict[str, Unit]:
         """How these units stand, by name; see `Units`."""
-        reply = await self._manage("ListUnitsByNames", "as", [names])
-        units = [await self._complete(_Listed(*row)) for row in reply.body[0]]
-        return {unit.name: unit for unit in units}
+        return {unit.name: unit for unit in await self._list("ListUnitsByNames", "as", [names])}
+
+    async def find(self, pattern: str) -> list[Unit]:
+        """Units that systemd has in memory, with names such as `parrot-worker@*.service`: those that run, or failed."""
+        return await self._list("ListUnitsByPatterns", "asas", [[], [pattern]])
 
     async def start(self, name: str) -> None:
         """Begin to start a unit; see `Units`.
@@ -104,6 +106,13 @@ class Systemd:
     async def reset(self, name: str) -> None:
         """Forget that a unit failed; see `Units`."""
         await self._operate("reset", name, "ResetFailedUnit", "s", [name])
+
+    async def _list(self, member: str, signature: str, body: list[Any]) -> list[Unit]:
+        try:
+            reply = await self._manage(member, signature, body)
+            return [await self._complete(_Listed(*row)) for row in reply.body[0]]
+        except _CallFailed as error:
+            raise ServiceManagerUnavailable(reason=str(error)) from error
 
     async def _complete(self, listed: _Listed) -> Unit:
         phase = _phase(listed)

@@ -7,7 +7,20 @@ from importlib.metadata import entry_points
 
 import typer
 
-from parrot_mq.cli import autoscale, coordinator, demo, doctor, explain, graph, run, units, up, variables, workers
+from parrot_mq.cli import (
+    autoscale,
+    coordinator,
+    demo,
+    doctor,
+    explain,
+    graph,
+    run,
+    status,
+    units,
+    up,
+    variables,
+    workers,
+)
 from parrot_mq.errors import ParrotError
 
 __all__ = ["app", "main"]
@@ -37,6 +50,7 @@ app.command("get")(variables.get)
 app.command("watch")(variables.watch)
 app.command("explain")(explain.explain)
 app.command("graph")(graph.graph)
+app.command("status")(status.status)
 app.command("workers")(workers.workers)
 app.command("doctor")(doctor.doctor)
 app.add_typer(units.app, name="units")
