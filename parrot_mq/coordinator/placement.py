@@ -224,9 +224,7 @@ class Placer:
             num_waiting: How many jobs each worker is waited for by already.
             throughput_share: Of the jobs of late, how many are throughput work.
         """
-        if not self.uses_affinity:
-            held, session_worker = {}, None
-        options = [Option(load, *self._find_shared(load, job, size, held)) for load in loads]
+        options = [Option(load, held.get(load.worker, 0), load.num_in_use(job, size)) for load in loads]
         able = [option for option in options if has_room(option, job, size)]
         if not able:
             return Full(_find_reserved(options, size))
@@ -236,23 +234,28 @@ class Placer:
             return Full(until=now + min(backlog_s.values()) - self.max_backlog_s / 2)
         if not self.uses_costs:
             next_one = min(roomy, key=lambda option: option.load.turn)
-            return Placement(next_one.load.worker, "least_harm", "it is its turn")
+            return _place(next_one, job, size, "least_harm", "it is its turn")
+        if not self.uses_affinity:
+            held, session_worker = {}, None
         best, cost_s = min(
             (
-                (option, _rate(option, job, size, session_worker, now=now, throughput_share=throughput_share))
+                (
+                    option,
+                    _rate(self._see(option), job, size, session_worker, now=now, throughput_share=throughput_share),
+                )
                 for option in roomy
             ),
             key=lambda rated: (rated[1], rated[0].load.turn),
         )
-        waiting = self._find_better(options, best, cost_s, job, size, now=now, num_waiting=num_waiting or {})
-        if waiting is not None:
-            return waiting
-        decision, reason = _explain(best, job, size, held, session_worker)
-        prefix = job.prefixes[size.ends.index(best.num_held)].hash if best.num_held else ""
-        return Placement(best.load.worker, decision, reason, best.num_held, prefix)
+        if self.uses_affinity:
+            waiting = self._find_better(options, best, cost_s, job, size, now=now, num_waiting=num_waiting or {})
+            if waiting is not None:
+                return waiting
+        return _place(best, job, size, *_explain(best, job, size, held, session_worker))
 
-    def _find_shared(self, load: WorkerLoad, job: Job, size: Size, held: Mapping[str, int]) -> tuple[int, int]:
-        return (held.get(load.worker, 0), load.num_in_use(job, size)) if self.uses_affinity else (0, 0)
+    def _see(self, option: Option) -> Option:
+        """What counts for the choice; how much room there is and what has to be computed does not depend on it."""
+        return option if self.uses_affinity else Option(option.load)
 
     def _find_better(
         self,
@@ -292,6 +295,11 @@ class Placer:
         if backlog_s <= self.max_backlog_s or not has_room(option, job, size):
             return None
         return backlog_s - self.max_backlog_s / 2
+
+
+def _place(option: Option, job: Job, size: Size, decision: Decision, reason: str) -> Placement:
+    prefix = job.prefixes[size.ends.index(option.num_held)].hash if option.num_held else ""
+    return Placement(option.load.worker, decision, reason, option.num_held, prefix)
 
 
 def _rate(

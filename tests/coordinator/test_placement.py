@@ -199,6 +199,17 @@ def test_without_affinity_it_does_not_matter_who_has_what() -> None:
     assert set(workers.values()) == {4}
 
 
+def test_what_a_worker_has_is_known_whatever_the_choice_depends_on() -> None:
+    """Else a prompt that is there already would count as one that has to be read."""
+    for placer in (Placer(uses_affinity=False), Placer(uses_costs=False)):
+        pool = _Pool(1, placer=placer)
+        job, size = make_job("v", ("long", "1")), _size(6000, 20, 50)
+        pool.residents.hold("w0", make_job("x", ("long", "2")).prefixes, size.ends)
+        found = pool.find(job, size)
+        assert isinstance(found, Placement)
+        assert (found.num_held, found.decision) == (6000, "least_harm")
+
+
 def test_without_costs_the_workers_take_turns() -> None:
     pool = _Pool(3, placer=Placer(uses_costs=False))
     workers = [pool.send(make_job(f"v{number}", ("long", f"{number}")), _size(6000, 20, 50)) for number in range(6)]
