@@ -90,13 +90,13 @@ class Journal:
 
     def __init__(self, identifier: str, fields: Mapping[str, object]) -> None:
         self._common = {"SYSLOG_IDENTIFIER": identifier} | {_field_name(k): str(v) for k, v in fields.items()}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def log(self, **event: object) -> None:
         """Write one event."""
         entry = journal_entry(event, self._common)
         try:
-            self._socket.sendto(entry, SOCKET)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+                link.sendto(entry, SOCKET)
         except OSError:
             print(entry.partition(b"\n")[0].decode(errors="replace"), file=sys.stderr)
 

@@ -76,3 +76,29 @@ def test_a_bad_setting_in_code_is_named_as_a_setting() -> None:
 def test_secrets_are_not_shown() -> None:
     shown = repr(BusConfig(servers=("nats://u:hidden@h:1",), user="me", password="hidden"))
     assert "hidden" not in shown
+
+
+# -- credentials of a service manager --------------------------------------------------------------------------------
+
+
+def _credentials(folder: Path, **files: str) -> dict[str, str]:
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return {"CREDENTIALS_DIRECTORY": str(folder)}
+
+
+def test_credentials_come_from_the_service_manager(tmp_path: Path) -> None:
+    config = BusConfig.from_env(_credentials(tmp_path, nats_creds="jwt and seed"))
+    assert config.credentials_file == str(tmp_path / "nats.creds")
+    config = BusConfig.from_env(_credentials(tmp_path, nats_creds="\n", nats_nk="seed"))
+    assert (config.credentials_file, config.nkey_seed_file) == ("", str(tmp_path / "nats.nk"))
+
+
+def test_an_empty_credential_counts_as_none(tmp_path: Path) -> None:
+    assert BusConfig.from_env(_credentials(tmp_path, nats_creds="\n")).credentials_file == ""
+
+
+def test_a_way_that_was_named_wins_over_the_service_managers(tmp_path: Path) -> None:
+    environ = _credentials(tmp_path, nats_creds="jwt and seed")
+    assert BusConfig.from_env({**environ, "PARROT_MQ_TOKEN": "t"}).credentials_file == ""
+    assert BusConfig.from_env(environ, token="t").credentials_file == ""

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
+from parrot_mq.cli.coordinator import MAX_TAKE_OVER_S, CoordinatorCondition
 from parrot_mq.cli.doctor import Check, diagnose
 from parrot_mq.cli.workers import Reading, make_table
 from parrot_mq.coordinator import LeaderConfig, open_candidate
+from parrot_mq.coordinator.statistics import CoordinatorStatistics, LeaderStatistics
 from parrot_mq.messages import LEASE_SUBJECT, CoordinatorLease, ServiceReport, encode_json
+from parrot_mq.observability import Condition
 
 
 @pytest.fixture
@@ -88,3 +91,51 @@ async def test_a_lease_that_is_too_short_is_refused(config: BusConfig) -> None:
 def _coordinator(config: BusConfig, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "parrot_mq", "coordinator", "--servers", config.servers[0], *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+# -- for the service manager -----------------------------------------------------------------------------------------
+
+
+class _Process:
+    """A coordinator as the service manager is told of it, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.lead = LeaderStatistics(leads=False, holder="", term=0, num_terms=0)
+        statistics = CoordinatorStatistics(num_unfinished=12, dispatchers={}, workers=())
+        self.condition = CoordinatorCondition("me", lambda: self.lead, lambda: statistics, lambda: self.now)
+
+    def become(self, holder: str, *, leads: bool = False) -> Condition:
+        self.lead = LeaderStatistics(leads=leads, holder=holder, term=3, num_terms=1)
+        return self.condition.read()
+
+
+def test_a_coordinator_is_ready_when_it_knows_who_leads() -> None:
+    process = _Process()
+    assert process.condition.read() == Condition(phase="starting", status="waits for the lead")
+    assert process.become("other") == Condition(phase="ready", status="stands by for other")
+    leads = Condition(phase="ready", status="leads, term 3: 12 unfinished tasks, 0 workers")
+    assert process.become("me", leads=True) == leads
+    process.condition.stop()
+    assert process.condition.read().phase == "stopping"
+
+
+def test_a_coordinator_that_takes_over_is_not_ready_yet() -> None:
+    assert _Process().become("me") == Condition(phase="starting", status="takes the lead, term 3")
+
+
+def test_a_coordinator_that_has_the_lease_and_never_leads_is_stuck() -> None:
+    process = _Process()
+    process.become("me", leads=True)
+    process.now += MAX_TAKE_OVER_S
+    assert process.become("me").is_alive
+    process.now += 1
+    assert not process.become("me").is_alive
+    assert process.become("me", leads=True).is_alive
+
+
+def test_a_coordinator_without_a_server_is_not_stuck() -> None:
+    process = _Process()
+    process.become("other")
+    process.now += 10_000
+    assert process.become("other").is_alive

@@ -137,10 +137,10 @@ class Machine:
         Raises:
             AssertionError: `check`, and it failed; says what it wrote.
         """
-        home = "/root" if user == "root" else f"/home/{user}"
-        given = {**ENVIRONMENT, "HOME": home, **self._session(user), **(env or {})}
-        become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
-        words = ["env", "-i", *(f"{name}={value}" for name, value in given.items()), *become, *command]
+        if user != "root":
+            return self.run(*self._become(user, env or {}), *command, check=check, stdin=stdin, timeout_s=timeout_s)
+        given = {**ENVIRONMENT, "HOME": "/root", **(env or {})}
+        words = ["env", "-i", *(f"{name}={value}" for name, value in given.items()), *command]
         done = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-a", "-r", "-w", "--", *words],
             input=stdin,
@@ -152,12 +152,14 @@ class Machine:
             raise AssertionError(f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def _session(self, user: str) -> dict[str, str]:
-        """What lets a user speak to a service manager of their own."""
-        if user == "root":
-            return {}
-        folder = f"/run/user/{self.run('id', '-u', user).stdout.strip()}"
-        return {"XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
+    def _become(self, user: str, env: Mapping[str, str]) -> list[str]:
+        """What to put before a command, so that a user runs it, who may have a service manager of their own."""
+        uid, gid = (self.run("id", option, user).stdout.strip() for option in ("-u", "-g"))
+        folder = f"/run/user/{uid}"
+        session = {"XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
+        given = {"HOME": f"/home/{user}", **session, **env}
+        become = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups"]
+        return [*become, "env", *(f"{name}={value}" for name, value in given.items())]
 
     def shell(self, script: str, *, user: str = "root", timeout_s: float = 300) -> str:
         """Run lines of shell inside, until one fails; returns what they print."""

@@ -32,6 +32,6 @@ facts = {
     "list /root": _outcome(lambda: list(Path("/root").iterdir()) or Path("/root/nothing").stat()),
     "read secret": _outcome(lambda: Path("/etc/parrot-mq/nats.creds").read_text()),
     "credentials": Path(credentials).read_text() if credentials else "",
-    "other processes": sum(path.name.isdecimal() for path in Path("/proc").iterdir()) > 1,
+    "sees systemd": Path("/proc/1").exists(),
 }
 print("PROBE " + json.dumps(facts), flush=True)

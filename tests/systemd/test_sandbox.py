@@ -72,7 +72,7 @@ def test_a_service_has_its_credentials_and_nothing_else(machine: Machine, templa
     assert facts["read secret"] == "PermissionError"
     assert facts["write /etc"] == "OSError", "it is read-only"
     assert facts["list /root"] in ("PermissionError", "FileNotFoundError")
-    assert facts["other processes"] is False
+    assert facts["sees systemd"] is False
     assert facts["write cache"] == ("ok" if "worker" in unit else "OSError")
 
 
@@ -93,7 +93,13 @@ def test_the_autoscaler_may_start_and_stop_workers(machine: Machine) -> None:
     use_scripted_workers(machine)
     assert _systemctl(machine, "parrot-autoscaler", "start", "parrot-worker@7") == ""
     assert _systemctl(machine, "parrot-autoscaler", "stop", "parrot-worker@7") == ""
+
+
+def test_the_autoscaler_may_forgive_a_failed_worker(machine: Machine) -> None:
+    machine.drop_in("parrot-worker@.service", "[Service]\nRestart=no\nExecStart=\nExecStart=/bin/false\n")
+    assert "failed" in _systemctl(machine, "parrot-autoscaler", "start", "parrot-worker@7")
     assert _systemctl(machine, "parrot-autoscaler", "reset-failed", "parrot-worker@7") == ""
+    assert machine.show("parrot-worker@7", "ActiveState")["ActiveState"] == "inactive"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_the_autoscaler_may_start_and_stop_workers(machine: Machine) -> None:
     [
         ("stop", "parrot-nats"),
         ("restart", "parrot-coordinator@1"),
-        ("kill", "parrot-worker@0"),
+        ("kill", "parrot-nats"),
         ("start", "parrot-worker@1000"),
         ("stop", "dbus.service"),
     ],
