@@ -1,4 +1,5 @@
-"""Write what follows from the code: the JSON Schemas, golden payloads that are missing, the examples in the page.
+"""Write what follows from the code: the JSON Schemas, the AsyncAPI document, golden payloads that are missing, and the
+examples in the page.
 
 python schemas/generate.py            # write
 python schemas/generate.py --check    # compare: status 1, and what differs, if something is out of date
@@ -25,6 +26,7 @@ from parrot_mq.messages import SCHEMA_VERSION, Message, encode, encode_json, wir
 HERE = Path(__file__).parent
 GOLDEN = Path("golden") / f"v{SCHEMA_VERSION}"
 README = Path("README.md")
+ASYNCAPI = Path("asyncapi.json")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPE_RULE = "Tells messages apart; may be left out where only this one is expected."
 WIDTH = 64
@@ -77,6 +79,18 @@ def _read_docstring(name: str) -> tuple[str, dict[str, str]]:
     return summary, {field: " ".join(words.split()) for field, words in _FIELD.findall(attributes)}
 
 
+# -- AsyncAPI --------------------------------------------------------------------------------------------------------
+
+
+def asyncapi_document() -> dict[str, Any]:
+    """The whole bus, with the golden messages as examples."""
+    write_document = runpy.run_path(str(HERE / "asyncapi.py"))["document"]
+    schemas = {tag_of(cls): schema_of(cls) for cls in message_types()}
+    examples = {tag: json.loads(encode_json(message)) for tag, message in golden_messages().items()}
+    document: dict[str, Any] = write_document(schemas, examples)
+    return document
+
+
 # -- golden payloads -------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +117,7 @@ def golden_payloads() -> dict[Path, str]:
 def generated() -> dict[Path, str]:
     """Every file that follows from the code, with its content."""
     files = {Path("json") / f"{tag_of(cls)}.json": _to_json(schema_of(cls)) for cls in message_types()}
+    files[ASYNCAPI] = _to_json(asyncapi_document())
     page = (HERE / README).read_text()
     files[README] = _EXAMPLE.sub(lambda match: f"{match[1]}{(HERE / match[2]).read_text()}{match[3]}", page)
     return files | {path: text for path, text in golden_payloads().items() if not (HERE / path).exists()}
