@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from parrot_mq.client.control import SessionControl
+from parrot_mq.client.marks import KeptMarks
 from parrot_mq.errors import ParrotError
+from parrot_mq.types import Objective
 
 __all__ = ["AwaitedVariables"]
 
@@ -20,9 +22,16 @@ class AwaitedVariables:
     """
 
     def __init__(
-        self, control: SessionControl, *, session: str, is_set: Callable[[str], bool], is_active: bool
+        self,
+        control: SessionControl,
+        kept: KeptMarks,
+        *,
+        session: str,
+        is_set: Callable[[str], bool],
+        is_active: bool,
     ) -> None:
         self._control = control
+        self._kept = kept
         self._session = session
         self._is_set = is_set
         self._is_active = is_active
@@ -72,5 +81,6 @@ class AwaitedVariables:
 
     async def _send(self) -> None:
         names, self._unsent = self._unsent, []
+        self._kept.keep(names, Objective(), only_unmarked=True)
         with suppress(ParrotError):  # only speed depends on it
             await self._control.mark_awaited(names)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from parrot_mq.bus import Bus, Delivery
-from parrot_mq.errors import NoResponders
+from parrot_mq.errors import ConnectionLost, NoResponders, RequestTimeout
 from parrot_mq.messages import (
     CONTENT_MSGPACK,
     HEADER_CONTENT_TYPE,
@@ -39,6 +39,10 @@ M = TypeVar("M", bound=Message)
 
 TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 10.0
+ATTEMPT_S = 5.0
+"""How long the first attempt waits for an answer: whoever took the request may have died with it. Each next one waits
+twice as long, for a coordinator may have much to read before it answers."""
+RECONNECT_S = 0.1
 MAX_NAMES = 1000
 """Most variables in one message."""
 RETRIES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 1.6)
@@ -59,10 +63,11 @@ class SessionControl:
         """Announce the session."""
         await self._ask("open", SessionOpen(), OPEN_TIMEOUT_S)
 
-    async def mark(self, variables: list[str], objective: Objective) -> None:
-        """Say what is wanted of variables."""
+    async def mark(self, variables: list[str], objective: Objective, *, only_unmarked: bool = False) -> None:
+        """Say what is wanted of variables, perhaps only if nothing else was said of them."""
         for part in _parts(variables):
-            await self._ask("mark", SessionMark(variables=part, objective=objective))
+            mark = SessionMark(variables=part, objective=objective, only_unmarked=only_unmarked)
+            await self._ask("mark", mark)
 
     async def mark_awaited(self, variables: list[str]) -> None:
         """Say that somebody waits for variables, unless something else was said of them. A hint: nobody answers."""
@@ -101,16 +106,30 @@ class SessionControl:
         return decode(reply.payload, answer, reply.headers)
 
     async def _repeat(self, subject: str, payload: bytes, timeout_s: float) -> Delivery:
-        """Ask until somebody is there to answer."""
-        for delay_s in RETRIES_S:
+        """Ask until somebody answers.
+
+        Delivery: at least once. Each request says what is to be and not what to change, so a second time does no harm;
+        only the number of tasks that were given up is then that of the second time.
+
+        Raises:
+            NoResponders: Nobody was there for a while; the message says what to do.
+            RequestTimeout: Somebody was there and did not answer in time, however often it was asked.
+        """
+        loop = asyncio.get_running_loop()
+        deadline, attempt_s, pauses = loop.time() + timeout_s, ATTEMPT_S, iter(RETRIES_S)
+        while (remaining_s := deadline - loop.time()) > 0:
+            limit_s = min(attempt_s, remaining_s)
             try:
-                return await self._bus.request(subject, payload, headers=STRUCTURED, timeout_s=timeout_s)
-            except NoResponders:
-                await asyncio.sleep(delay_s)
-        try:
-            return await self._bus.request(subject, payload, headers=STRUCTURED, timeout_s=timeout_s)
-        except NoResponders as error:
-            raise NoResponders(subject=subject, remedy=REMEDY) from error
+                return await self._bus.request(subject, payload, headers=STRUCTURED, timeout_s=limit_s)
+            except NoResponders as error:
+                if (pause_s := next(pauses, None)) is None:
+                    raise NoResponders(subject=subject, remedy=REMEDY) from error
+                await asyncio.sleep(pause_s)
+            except ConnectionLost:
+                await asyncio.sleep(RECONNECT_S)
+            except RequestTimeout:
+                attempt_s *= 2
+        raise RequestTimeout(subject=subject, timeout_s=timeout_s)
 
 
 def _parts(names: list[str]) -> Iterator[list[str]]:

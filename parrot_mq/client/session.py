@@ -11,6 +11,7 @@ from typing import NamedTuple
 from parrot_mq.bus import Bus, fetch_text, set_variable
 from parrot_mq.client.awaited import AwaitedVariables
 from parrot_mq.client.control import SessionControl
+from parrot_mq.client.marks import KeptMarks
 from parrot_mq.client.outbox import Outbox
 from parrot_mq.client.streaming import stream_text
 from parrot_mq.client.submission import make_submission
@@ -65,8 +66,9 @@ class Session:
         self._control = SessionControl(bus, self.tenant, self.name)
         self._values = SessionValues(bus, self.tenant, self.name)
         self._outbox = Outbox(bus, self.tenant, self.name, self._values)
+        self._marks = KeptMarks(bus, self._control, session=self.name, is_set=self._values.is_set)
         self._awaited = AwaitedVariables(
-            self._control, session=self.name, is_set=self._values.is_set, is_active=marks_awaited
+            self._control, self._marks, session=self.name, is_set=self._values.is_set, is_active=marks_awaited
         )
         self._expected: dict[str, Expected] = {}
         self._counter = itertools.count(1)
@@ -173,7 +175,8 @@ class Session:
     async def mark(self, variables: str | SemanticVariable | Iterable[str | SemanticVariable], objective: Mark) -> None:
         """Say what is wanted of variables, whoever writes them and whenever. It replaces what was said before.
 
-        A hint: a coordinator that takes over has to be told again. What must last is said by `Output(objective=...)`.
+        A hint: a coordinator that takes over is told again while this session is open. What must last longer is said by
+        `Output(objective=...)`.
 
         Args:
             variables: One or several, or their names.
@@ -194,6 +197,7 @@ class Session:
         self._awaited.marked(names)
         await self.flush()
         await self._control.mark(names, checked)
+        self._marks.keep(names, checked)
 
     def _name(self, variable: str | SemanticVariable) -> str:
         if isinstance(variable, str):
@@ -244,6 +248,7 @@ class Session:
             NoResponders: No coordinator is running.
         """
         self._outbox.start(group)
+        self._marks.start(group)
         self._awaited.start(group)
         await self._values.start()
         self._rereader = group.create_task(self._values.reread(), name=f"session-{self.name}:reread")
@@ -263,6 +268,7 @@ class Session:
                     await self._control.close()
         finally:
             self._rereader.cancel()
+            self._marks.stop()
             await self._values.aclose(self._closed_error())
 
     def _check_open(self) -> None:
