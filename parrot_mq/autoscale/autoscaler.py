@@ -235,6 +235,8 @@ class AutoscalerActor(Actor):
                         await self._units.reset(name)
                     await self._units.start(name)
                     log.info("worker_start_asked")
+                    # Look at once whose run it is: before anybody can start it anew, and so that no tick is lost.
+                    slot.note_unit((await self._units.read([name]))[name], self._now())
                 case "stop":
                     await self._units.stop(name)
                     slot.note_stopping()

@@ -5,6 +5,7 @@ Runs inside the machine. The environment says how it behaves:
 SCRIPTED_LOAD_S   seconds that loading takes, with progress four times a second
 SCRIPTED_HANG     loading gets no further
 SCRIPTED_STEP_S   seconds of a step; it generates one character
+SCRIPTED_SLOTS    generations that it runs at a time
 
 While /run/host/stuck is there, the step in which a generation begins does not end.
 """
@@ -35,7 +36,12 @@ def _load(_: WorkerConfig, report: Callable[[str, float], None]) -> ScriptedEngi
     for index in range(num_reports):
         report("weights", index / num_reports)
         time.sleep(0.25)
-    return ScriptedEngine(_answer, tokens_per_step=1, step_s=float(os.environ.get("SCRIPTED_STEP_S", "0")))
+    return ScriptedEngine(
+        _answer,
+        tokens_per_step=1,
+        num_slots=int(os.environ.get("SCRIPTED_SLOTS", "16")),
+        step_s=float(os.environ.get("SCRIPTED_STEP_S", "0")),
+    )
 
 
 command.create_engine = _load  # type: ignore[attr-defined, assignment]

@@ -117,7 +117,7 @@ async def test_workers_with_a_model_come_with_the_work_and_go_after_it(machine: 
 
 @pytest.mark.parametrize("victim", ["worker", "autoscaler", "coordinator"])
 async def test_what_is_killed_comes_back_and_the_work_is_done(machine: Machine, victim: str) -> None:
-    use_scripted_workers(machine, service="RestartSec=100ms", SCRIPTED_STEP_S=0.02, PARROT_MQ_WORKER_NUM_SLOTS=4)
+    use_scripted_workers(machine, service="RestartSec=100ms", SCRIPTED_STEP_S=0.02, SCRIPTED_SLOTS=4)
     _start_autoscaler(machine)
     texts = [f"story number {number} of several. " * 5 for number in range(24)]
     units = {"worker": [_unit(0)], "autoscaler": [AUTOSCALER], "coordinator": ["parrot-coordinator@*"]}[victim]
@@ -148,7 +148,7 @@ async def test_while_the_server_is_away_workers_are_left_alone(machine: Machine)
 
 
 async def test_what_an_operator_has_started_is_not_stopped(machine: Machine) -> None:
-    use_scripted_workers(machine, SCRIPTED_STEP_S=0.02, PARROT_MQ_WORKER_NUM_SLOTS=4)
+    use_scripted_workers(machine, SCRIPTED_STEP_S=0.02, SCRIPTED_SLOTS=4)
     machine.run("systemctl", "start", _unit(0))
     _start_autoscaler(machine)
     async with _client(machine) as client, client.session():
