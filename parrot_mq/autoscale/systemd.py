@@ -185,13 +185,13 @@ class Systemd:
         if self._connection is not None and self._connection.connected:
             return self._connection
         self._disconnect()
-        connection = MessageBus(bus_address=self._address, bus_type=BusType.SYSTEM)
+        self._connection = MessageBus(bus_address=self._address, bus_type=BusType.SYSTEM)
         try:
-            await connection.connect()
+            await self._connection.connect()
         except (AuthError, InvalidAddressError) as error:
+            self._disconnect()
             raise ServiceManagerUnavailable(reason=str(error)) from error
-        self._connection = connection
-        return connection
+        return self._connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
