@@ -162,10 +162,11 @@ class CoordinatorActor(Actor):
             raise MalformedMessage(message_type="control", path="subject", expected=f"One of {', '.join(CONTROL)}")
         request: Message = decode(delivery.payload or b"{}", CONTROL[verb], delivery.headers)
         key = SessionKey(tenant, name)
-        if isinstance(request, SessionMark) and request.only_unmarked and not delivery.reply:
-            return await self._mark(key, request)
-        if not isinstance(request, SessionOpen):
+        is_hint = isinstance(request, SessionMark) and request.only_unmarked
+        if not isinstance(request, SessionOpen) and (delivery.reply or not is_hint):
             await self._facts.catch_up(key)
+        if isinstance(request, SessionMark) and is_hint:
+            return await self._mark(key, request)
         if isinstance(request, SessionExplain):
             return self._explain(request, tenant, name)
         while True:
@@ -178,10 +179,7 @@ class CoordinatorActor(Actor):
                     raise  # else it was just dropped as idle
 
     async def _mark(self, key: SessionKey, mark: SessionMark) -> SessionReply:
-        """Somebody waits for variables. That comes often and is a hint: nothing is looked up, and no session begins.
-
-        Whoever wants an answer has it told when all tasks that are stored have been read.
-        """
+        """Somebody waits for variables. That comes often and is a hint: nothing is looked up, and no session begins."""
         if (session := self._sessions.get(key)) is not None:
             await session.tell(mark)
         return SessionReply()

@@ -15,6 +15,7 @@ from parrot_mq.coordinator.job import Job
 from parrot_mq.coordinator.ledger import WorkerLedger
 from parrot_mq.coordinator.prefill_ahead import Beginning
 from parrot_mq.coordinator.protocol import (
+    CameBack,
     Dispatch,
     Done,
     Enqueue,
@@ -59,6 +60,8 @@ class DispatcherActor(Actor):
         self._config = config
         self._events = events
         self._sessions: dict[str, ActorRef] = {}
+        self._overdue: set[str] = set()
+        """At workers when they were to expire."""
         self._refs: dict[str, RemoteRef] = {}
         self._since = 0.0
         self._is_settled = False
@@ -132,13 +135,15 @@ class DispatcherActor(Actor):
 
     def _expire(self, expire: Expire) -> None:
         """What has not begun is of no use any more; its session says so on its output, and then it is forgotten."""
-        session = self._sessions.get(expire.key)
-        if session is not None and not self.state.is_running(expire.key):
+        if self.state.is_running(expire.key):
+            self._overdue.add(expire.key)
+        elif (session := self._sessions.get(expire.key)) is not None:
             self.context.run(_tell(session, expire.failure), name="expire")  # a session may wait for room here
 
     async def _forget(self, done: Done) -> None:
         for key in done.keys:
             self._sessions.pop(key, None)
+            self._overdue.discard(key)
         unwanted = self.state.finish(done.keys, producer=done.producer, usage=done.usage, now=self._now)
         for worker, keys in unwanted.items():
             await self._refs[worker].tell(CancelGenerations(keys=keys))
@@ -152,8 +157,13 @@ class DispatcherActor(Actor):
         self._num_returned += len(returned)
         for each in returned:
             self._emit_returned(each, reason)
+            is_overdue = each.job.key in self._overdue
+            self._overdue.discard(each.job.key)
             if not each.is_queued:
                 self._give_up(each.job, reason)
+            elif is_overdue:
+                came_back = CameBack(each.job.generation.address.variable)
+                self.context.run(_tell(self._sessions[each.job.key], came_back), name="came_back")
 
     def _give_up(self, job: Job, reason: ParrotError) -> None:
         self._num_given_up += 1

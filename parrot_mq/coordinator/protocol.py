@@ -14,6 +14,7 @@ from parrot_mq.program import Standing
 from parrot_mq.types import SessionId, TenantId, VariableId
 
 __all__ = [
+    "CameBack",
     "CheckLeases",
     "Dispatch",
     "DispatcherRestarted",
@@ -161,6 +162,13 @@ class Expire:
 
     key: str
     failure: GenerationFailed
+
+
+@dataclass(frozen=True, slots=True)
+class CameBack:
+    """A worker had a generation when it was to expire, and has not finished it: if it is overdue still, it expires."""
+
+    variable: VariableId
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from parrot_mq.coordinator.executor import GraphExecutor
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import (
+    CameBack,
     EnqueueAgain,
     EnterTasks,
     ExpireTasks,
@@ -91,6 +92,9 @@ class SessionActor(Actor):
             case LookUp(variable=variable):
                 await self._executor.look_up(variable)
             case ExpireTasks():
+                await self._expire()
+            case CameBack(variable=variable):
+                self._executor.state.watch(variable)
                 await self._expire()
             case ModelsChanged():
                 await self._executor.place_homeless()

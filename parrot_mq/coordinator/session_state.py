@@ -82,7 +82,7 @@ class SessionState:
         self.writers.update(dict.fromkeys(task.unset, task))
         self.deadlines.add(task.address.task, task.deadline)
         for node in nodes:
-            self._watch(node.writes)
+            self.watch(node.writes)
         return nodes
 
     def finish(self, variable: VariableId) -> None:
@@ -111,11 +111,12 @@ class SessionState:
         """Say what is wanted of a variable; of one that is set, nothing."""
         if variable not in self.values:
             self.objectives.mark(variable, objective, only_unmarked=only_unmarked)
-            if self.graph.producer(variable) is not None:
-                self._watch(variable)
+            self.watch(variable)
 
-    def _watch(self, variable: VariableId) -> None:
-        """Keep in mind when a variable that is not set is of no use any more."""
+    def watch(self, variable: VariableId) -> None:
+        """Keep in mind when a variable that an unfinished task writes is of no use any more."""
+        if self.graph.producer(variable) is None:
+            return
         expires_at = self.objectives.expires_at(variable)
         if expires_at is None:
             self.expiries.remove(variable)

@@ -25,10 +25,11 @@ from parrot_mq.messages import (
 )
 from parrot_mq.program import Input, Output, Standing, prefix_hashes, semantic_function
 from parrot_mq.program.stages import Stage, Stages
+from parrot_mq.testing import LatencyModel, SimulatedWorkerConfig, run_simulation, simulated_service
 from parrot_mq.types import Objective
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import Program, program, ref, task
-from tests.coordinator.service import eventually, expected, running_service
+from tests.coordinator.service import eventually, expected, raised_by, running_service
 from tests.coordinator.test_giving_up import _HeldBus as HeldBus
 from tests.coordinator.test_recovery import _fail_once as fail_once
 
@@ -314,6 +315,30 @@ async def test_what_a_worker_has_is_not_ended_by_its_own_deadline() -> None:
         assert isinstance(await run.error("clock"), DeadlineExceeded)
         assert run.num_stored("a") == 0
         assert not gate.was_cancelled("a")
+
+
+@pytest.mark.parametrize("is_prolonged", [False, True])
+def test_what_comes_back_from_a_worker_when_it_is_of_no_use_any_more_ends(is_prolonged: bool) -> None:
+    slow = SimulatedWorkerConfig(worker_id="slow", latency=LatencyModel(base_s=1.0))
+
+    async def main() -> None:
+        config = CoordinatorConfig(lease_s=3)
+        async with simulated_service(coordinator=config, workers=[slow]) as service, service.client().session():
+            reply = _turn(history="hello")
+            await reply.mark(Objective(deadline_s=5))
+            await service.clock.sleep(6)
+            if is_prolonged:
+                await reply.mark(Objective(deadline_s=1000))
+            await service.workers["slow"].kill()
+            await service.clock.sleep(5)
+            if is_prolonged:
+                await service.start_worker()
+                assert await reply
+            else:
+                error = await raised_by(reply.get(timeout_s=0.1))
+                assert error.message == f"variable {reply.id!r} was not done within 5 s"
+
+    run_simulation(main, seed=1)
 
 
 async def test_a_deadline_of_what_is_made_of_it_does_not_end_a_generation() -> None:
