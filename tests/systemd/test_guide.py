@@ -33,6 +33,17 @@ def test_workers_by_hand_are_there_after_a_boot(machine: Machine) -> None:
         machine.run("systemctl", "disable", "--now", "parrot-worker@0", "parrot-worker@1", "parrot-workers.target")
 
 
+def test_the_autoscaler_starts_a_worker_for_the_first_task(machine: Machine) -> None:
+    (block,) = steps("autoscaler")
+    said = machine.shell(block)
+    assert "parrot-worker@0" in said
+    assert machine.show("parrot-autoscaler", "User", "ActiveState") == {
+        "User": "parrot-autoscaler",
+        "ActiveState": "active",
+    }
+    assert machine.show("parrot-worker@0", "ActiveState")["ActiveState"] == "active"
+
+
 def test_the_credentials_are_for_root_alone(machine: Machine) -> None:
     (block,) = steps("credentials")
     machine.shell(block)
@@ -57,7 +68,7 @@ def user(machine: Machine) -> Iterator[str]:
 def test_one_user_runs_all_of_it_without_root(machine: Machine, user: str) -> None:
     (block,) = steps("user")
     said = machine.shell(block, user=user)
-    assert "1 of 1 workers ready" in said
+    assert "parrot-worker@0" in said
     status = machine.shell("systemctl --user status parrot-worker@0", user=user)
     assert "tiny: 0/64 running, 0 tok/s" in status
     machine.shell("parrot-mq units verify --user; parrot-mq units uninstall --user", user=user)
