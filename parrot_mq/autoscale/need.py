@@ -27,8 +27,8 @@ OUTPUT_VARIANCE = 2.0
 MIN_FINISHED = 50
 """Until so many have been finished it is not known how much of what they may write outputs have in the mean."""
 UP_CAUTION, KEEP_CAUTION = 3.0, 1.0
-"""Standard deviations by which arrivals may be more than usual by chance. That they are not must be almost sure before a
-worker is started for them, and likely before one is kept: chance alone neither starts nor stops one."""
+"""Standard deviations by which arrivals may be more than usual by chance. That they are not must be almost sure before
+a worker is started for them, and likely before one is kept: chance alone neither starts nor stops one."""
 
 
 class Need(NamedTuple):
@@ -64,9 +64,9 @@ def estimate(
     num_full, rate = learned.num_full or config.default_slots, learned.rate
     num_unfinished = seen.num_waiting + seen.num_running
     by_slots = math.ceil(num_unfinished / num_full)
-    words = f"{seen.num_waiting} wait and {seen.num_running} run"
     if rate is None or demand.finished.num_generations < MIN_FINISHED:
-        return Need(by_slots, by_slots, by_slots, f"{words}, {num_full:.0f} at a time for each worker")
+        words = f"{_describe(seen)}, {num_full:.0f} run at a time in one worker"
+        return Need(by_slots, by_slots, by_slots, words)
     backlog, load_s = _backlog(rate, demand, config), learned.load_s or config.default_load_s
     flow, burst = arrivals.flow(config.stable_window_s), arrivals.flow(config.panic_window_s)
     starting = _busy(rate, flow, config.stable_window_s, UP_CAUTION)
@@ -81,8 +81,20 @@ def estimate(
         max(least, min(most, _staff(starting, num_full, config, backlog))),
         min(most, _staff(keeping, num_full, config)),
         max(least, min(most_then, _staff(bursting, num_full, config, backlog + growth))),
-        f"{words}, {_busy(rate, flow):.1f} workers are busy with what comes, {backlog:.1f} more with what waits",
+        _describe(seen, _busy(rate, flow), backlog),
     )
+
+
+def _describe(seen: Observation, busy: float = 0.0, backlog: float = 0.0) -> str:
+    """The figures in words, without those that are nothing."""
+    parts = ["nothing is to be done"]
+    if seen.num_waiting + seen.num_running:
+        parts = [f"{seen.num_waiting} wait and {seen.num_running} run"]
+    if busy >= 0.05:
+        parts.append(f"what comes keeps {busy:.1f} workers busy")
+    if backlog >= 0.05:
+        parts.append(f"what waits calls for {backlog:.1f} more")
+    return ", ".join(parts)
 
 
 def _staff(busy: float, num_full: float, config: PolicyConfig, more: float = 0.0) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -60,10 +60,11 @@ class Learned:
             return None
         return Rate(self.prefill_tokens_per_s, self.output_tokens_per_s)
 
-    def rates(self, workers: Iterable[WorkerRate]) -> None:
-        """Learn from what the dispatcher says of workers; of one that has not worked yet it says nothing."""
+    def rates(self, workers: Sequence[WorkerRate]) -> None:
+        """Learn from what the dispatcher says of workers; of one that has nothing to do it says only its slots."""
         known = [each for each in workers if each.prefill_tokens_per_s > 0 and each.output_tokens_per_s > 0]
         if not known:
+            self.num_full = self.num_full or max((float(each.num_slots) for each in workers), default=0.0)
             return
         self.prefill_tokens_per_s = _learn(
             self.prefill_tokens_per_s, fmean(each.prefill_tokens_per_s for each in known), RATE_WEIGHT

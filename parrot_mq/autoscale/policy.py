@@ -117,7 +117,7 @@ def _shrink(state: PolicyState, seen: Observation, config: PolicyConfig, need: N
     if waits:
         return Decision(have, kept, have, "wait", f"{kept} would be enough, but {waits}: {need.reason}")
     state.down_at = now
-    target = have - max(1, (have - max(kept, 1)) // 2)
+    target = have - min(max(1, (have - max(kept, 1)) // 2), have - seen.num_young)
     kind: DecisionKind = "down" if target else "to_zero"
     return Decision(target, kept, have, kind, f"{kept} are enough, {have} there, {have - target} less: {need.reason}")
 

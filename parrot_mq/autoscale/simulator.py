@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -136,6 +136,9 @@ class _Service:
         self._keeps_moments = keeps_moments
         self._ready: dict[str, deque[Arrival]] = {"latency": deque(), "throughput": deque()}
         self._num_waiting: Counter[str] = Counter()  # by prefix
+        self._prefix_tokens: dict[str, int] = {}
+        self._own_tokens: Counter[str] = Counter()  # of prompts that wait, by class
+        self._max_tokens: Counter[str] = Counter()  # of outputs that wait, by class
         self._output_share = 1.0
         self._arrived = [0, 0, 0.0]
         self._num_finished = 0
@@ -171,15 +174,18 @@ class _Service:
         while self._coming and self._coming[0].at <= now:
             arrival = self._coming.popleft()
             self._ready[arrival.kind].append(arrival)
+            is_new = not self._num_waiting[arrival.prefix] and not self._is_held(arrival.prefix)
             self._arrived[0] += 1
-            self._arrived[1] += arrival.num_prompt + self._num_to_read([arrival.prefix], arrival.num_prefix)
+            self._arrived[1] += arrival.num_prompt + is_new * arrival.num_prefix
             self._arrived[2] += arrival.max_tokens * self._output_share
-            self._num_waiting[arrival.prefix] += 1
+            self._prefix_tokens[arrival.prefix] = arrival.num_prefix
+            self._count(arrival, 1)
 
-    def _num_to_read(self, prefixes: Iterable[str], num_prefix: int) -> int:
-        """Tokens of prefixes that nobody has or waits for."""
-        new = (each for each in prefixes if each and not self._num_waiting[each] and not self._is_held(each))
-        return sum(num_prefix for _ in new)
+    def _count(self, arrival: Arrival, sign: int) -> None:
+        """It waits, or does so no more."""
+        self._num_waiting[arrival.prefix] += sign
+        self._own_tokens[arrival.kind] += sign * arrival.num_prompt
+        self._max_tokens[arrival.kind] += sign * arrival.max_tokens
 
     def _is_held(self, prefix: str) -> bool:
         return any(prefix in worker.prefixes for worker in self._pool.workers.values())
@@ -191,13 +197,10 @@ class _Service:
     def _dispatch(self, now: float) -> None:
         """What somebody waits for goes first; to who has its prefix, else to who has most room."""
         for kind, queue in self._ready.items():
-            while queue:
-                free = [worker for worker in self._pool.workers.values() if worker.num_free > 0]
-                if not free:
-                    return
+            while queue and (free := [worker for worker in self._pool.workers.values() if worker.num_free > 0]):
                 arrival = queue.popleft()
                 max(free, key=lambda worker: (arrival.prefix in worker.prefixes, worker.num_free)).take(arrival)
-                self._num_waiting[arrival.prefix] -= 1
+                self._count(arrival, -1)
                 wait_s = max(0.0, now - STEP_S - arrival.at)
                 self._outcome.waits_s.append(wait_s)
                 if kind == "latency":
@@ -249,12 +252,13 @@ class _Service:
         )
 
     def _measure_ready(self, kind: str) -> Work:
-        queue = self._ready[kind]
-        prefixes = {each.prefix: each.num_prefix for each in queue if each.prefix and not self._is_held(each.prefix)}
+        """What waits of a class. What several prompts begin with is counted with those that somebody waits for."""
+        is_first = kind == "latency" or not self._ready["latency"]
+        prefixes = (each for each, num in self._num_waiting.items() if is_first and num and not self._is_held(each))
         return Work(
-            num_generations=len(queue),
-            num_prefill_tokens=sum(each.num_prompt for each in queue) + sum(prefixes.values()),
-            num_output_tokens=round(sum(each.max_tokens for each in queue) * self._output_share),
+            num_generations=len(self._ready[kind]),
+            num_prefill_tokens=self._own_tokens[kind] + sum(self._prefix_tokens[each] for each in prefixes),
+            num_output_tokens=round(self._max_tokens[kind] * self._output_share),
         )
 
 

@@ -15,6 +15,7 @@ from parrot_mq.cli import (
     explain,
     graph,
     run,
+    simulate,
     status,
     units,
     up,
@@ -45,6 +46,7 @@ app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("coordinator")(coordinator.coordinator)
 app.command("autoscale")(autoscale.autoscale)
+app.command("simulate")(simulate.simulate_command)
 app.command("set")(variables.set_)
 app.command("get")(variables.get)
 app.command("watch")(variables.watch)
