@@ -80,6 +80,24 @@ async def test_stop_drains_as_long_as_there_is_progress(machine: Machine) -> Non
     assert (story["worker"].endswith("-slot-0"), story["attempts"], story.get("lost")) == (True, 1, None)
 
 
+async def test_stop_hands_over_what_does_not_end_in_time_with_its_tokens(machine: Machine) -> None:
+    """Another worker goes on after the last token of the one that was stopped: nothing is lost or computed twice."""
+    use_scripted_workers(machine, SCRIPTED_STEP_S=0.02, PARROT_MQ_WORKER_DRAIN_S=0.5)
+    machine.run("systemctl", "start", WORKER)
+    text = "a long story. " * 20
+    async with _client(machine) as client, client.session() as session:
+        result = echo(text=text)
+        await _wait_status(machine, WORKER, "tiny: 1/16 running.*")
+        machine.run("systemctl", "start", "parrot-worker@1.service")
+        await asyncio.to_thread(machine.run, "systemctl", "stop", WORKER)
+        assert await result == text.upper()
+        explained = await asyncio.to_thread(machine.run, "parrot-mq", "explain", session.name, "--json")
+    assert machine.show(WORKER, "Result")["Result"] == "success"
+    (story,) = json.loads(explained.stdout)["stories"]
+    assert story["worker"].endswith("-slot-1")
+    assert 0 < story["num_continued_tokens"] < len(text)
+
+
 async def test_a_drain_without_progress_is_ended(machine: Machine) -> None:
     use_scripted_workers(machine, service="TimeoutStopSec=2s\nWatchdogSec=0")
     machine.run("systemctl", "start", WORKER)
