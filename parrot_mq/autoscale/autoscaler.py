@@ -141,7 +141,7 @@ class AutoscalerActor(Actor):
     async def on_start(self) -> None:
         """Remember, make the models known, and begin to tick."""
         memory = await self._file.load()
-        self._fleet = Fleet(self._config, memory.slots)
+        self._fleet = Fleet(self._config, memory.slots, self._name)
         self._states = {
             model: PolicyState(learned=memory.learned.get(model) or Learned()) for model in self._config.models
         }

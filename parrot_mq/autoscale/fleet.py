@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 from parrot_mq.autoscale.observation import Decision, Observation
 from parrot_mq.autoscale.settings import AutoscalerConfig
 from parrot_mq.autoscale.slots import Slot, SlotEvent, SlotMemory
+from parrot_mq.autoscale.turns import count_starting, may_grow, may_shrink
 from parrot_mq.autoscale.units import Unit
-from parrot_mq.messages import ModelDemand, ServiceReport, WorkerStatus
+from parrot_mq.messages import AutoscalerStatus, ModelDemand, ServiceReport, WorkerStatus
 
 __all__ = ["Action", "Fleet"]
 
@@ -42,12 +43,19 @@ class Action(NamedTuple):
 class Fleet:
     """The slots of a machine.
 
+    Args:
+        config: Settings.
+        memories: What is known of slots from before a restart.
+        name: Who we are, among the autoscalers of other machines.
+
     Attributes:
         slots: By number.
     """
 
-    def __init__(self, config: AutoscalerConfig, memories: Mapping[int, SlotMemory]) -> None:
+    def __init__(self, config: AutoscalerConfig, memories: Mapping[int, SlotMemory], name: str) -> None:
         self._config = config
+        self._name = name
+        self._autoscalers: list[AutoscalerStatus] = []
         self.slots = {
             number: Slot(number, Unit(name=config.unit_of(number)), model, config, memories.get(number) or SlotMemory())
             for model, settings in config.models.items()
@@ -79,6 +87,7 @@ class Fleet:
             if worker is not None:
                 slot.note_worker(worker, now)
                 known.add(worker.worker)
+        self._autoscalers = report.autoscalers
         self._others = [worker for worker in report.workers if worker.worker not in known]
 
     def _expect_words(self, now: float) -> None:
@@ -103,6 +112,7 @@ class Fleet:
         retiring = [slot for slot in slots if roles[slot.number] == "retiring"]
         others = [worker.state for worker in self._others if worker.model == model]
         num_ready, num_starting = len(ready) + others.count("ready"), len(starting) + others.count("loading")
+        num_starting += count_starting(self._name, model, self._autoscalers)
         num_fixed = num_ready + num_starting - sum(slot.is_ours for slot in ready + starting)
         num_startable = sum(slot.can_start(now) for slot in slots)
         return Observation(
@@ -131,7 +141,11 @@ class Fleet:
         """What a decision means.
 
         One that stands by is taken back before another is started; one is asked to stand by before it is stopped.
+        Nothing if it is the turn of another machine.
         """
+        may_act = may_shrink if decision.change < 0 else may_grow
+        if not may_act(self._name, model, self._autoscalers):
+            return []
         if decision.change < 0:
             return [Action("stand_by", slot) for slot in self._stoppable(model, now)[: -decision.change]]
         retiring = [slot for slot in self.of(model) if slot.role(now) == "retiring"]

@@ -16,6 +16,9 @@ __all__ = ["AutoscalerConfig", "ModelSettings", "load_settings"]
 MAX_SLOT = 999
 """The polkit rule that is shipped allows three digits."""
 
+NO_LIMIT = 1_000_000
+"""By default there are as many workers as there are slots, on all machines."""
+
 _NUMBERS = {field.name: field.type for field in fields(PolicyConfig)}
 
 
@@ -96,7 +99,7 @@ def load_settings(path: Path) -> AutoscalerConfig:
 
         [models.small]
         slots = "0-3"           # or a list: [0, 1, 5]
-        min_workers = 1         # and all else of `PolicyConfig`; max_workers is the number of slots by default
+        min_workers = 1         # of all machines together; and all else of `PolicyConfig`
 
     Raises:
         ConfigurationError: It cannot be read, or says something that cannot be; the sentence names what and where.
@@ -127,7 +130,7 @@ def _read_model(table: Any, common: dict[str, Any], where: str) -> ModelSettings
     _check(table, {**_NUMBERS, "slots": "slots"}, where)
     settings = dict(table)
     slots = _read_slots(settings.pop("slots", ()), where)
-    return ModelSettings(slots=slots, policy=PolicyConfig(**{"max_workers": len(slots), **common, **settings}))
+    return ModelSettings(slots=slots, policy=PolicyConfig(**{"max_workers": NO_LIMIT, **common, **settings}))
 
 
 _EXPECTED: dict[object, tuple[tuple[type, ...], str]] = {

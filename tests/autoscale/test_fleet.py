@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from parrot_mq.autoscale import Decision, Observation, PolicyConfig
 from parrot_mq.autoscale.fleet import Fleet
 from parrot_mq.autoscale.settings import AutoscalerConfig, ModelSettings
 from parrot_mq.autoscale.slots import SlotMemory
 from parrot_mq.autoscale.units import Unit, UnitPhase
-from parrot_mq.messages import ServiceReport, WorkerStatus
+from parrot_mq.messages import AutoscalerStatus, ServiceReport, SlotState, SlotStatus, WorkerStatus
 
 NOW = 1_763_800_000.0
 POLICY = PolicyConfig(min_uptime_s=120)
@@ -48,7 +49,7 @@ def _worker(slot: int, state: str = "ready", *, num_running: int = 0) -> WorkerS
 
 
 def _fleet(*units: Unit, workers: tuple[WorkerStatus, ...] = (), ours: tuple[int, ...] = (0, 1, 2, 3)) -> Fleet:
-    fleet = Fleet(CONFIG, {slot: SlotMemory(invocation=f"run-{slot}") for slot in ours})
+    fleet = Fleet(CONFIG, {slot: SlotMemory(invocation=f"run-{slot}") for slot in ours}, "host-b")
     known = {unit.name: unit for unit in units}
     fleet.note_units({_name(slot): known.get(_name(slot), Unit(name=_name(slot))) for slot in fleet.slots}, NOW)
     for slot in fleet.slots.values():
@@ -110,6 +111,39 @@ def test_after_a_gap_all_workers_have_time_to_be_heard_of_again() -> None:
     fleet = _fleet(_running(0), workers=(_worker(0),))
     fleet.note_report(ServiceReport(), NOW + 600)
     assert fleet.observe("small", None, age_s=0.0, at=5.0, now=NOW + 600).num_ready == 1
+
+
+# -- other machines --------------------------------------------------------------------------------------------------
+
+
+def _other(name: str, state: SlotState, *, owner: Literal["", "autoscaler"] = "", problem: str = "") -> ServiceReport:
+    slot = SlotStatus(slot=0, unit="parrot-worker@0.service", model="small", state=state, owner=owner)
+    return ServiceReport(autoscalers=[AutoscalerStatus(autoscaler=name, slots=[slot], problem=problem)])
+
+
+def test_a_machine_whose_name_comes_first_starts_workers_first() -> None:
+    fleet = _fleet(ours=())
+    fleet.note_report(_other("host-a", "off"), NOW)
+    assert _plan(fleet, 0, 1) == []
+    fleet.note_report(_other("host-a", "off", problem="the connection was closed"), NOW)
+    assert _plan(fleet, 0, 1) == ["start parrot-worker@0.service"]
+    fleet.note_report(_other("host-c", "off"), NOW)
+    assert _plan(fleet, 0, 1) == ["start parrot-worker@0.service"]
+
+
+def test_what_starts_on_another_machine_counts() -> None:
+    fleet = _fleet(ours=())
+    fleet.note_report(_other("host-a", "starting", owner="autoscaler"), NOW)
+    assert (_see(fleet).num_starting, _see(fleet).num_fixed) == (1, 1)
+    assert _plan(fleet, 1, 2) == ["start parrot-worker@0.service"]
+
+
+def test_a_machine_whose_name_comes_last_gives_up_workers_first() -> None:
+    fleet = _fleet(_running(0), workers=(_worker(0),))
+    fleet.note_report(_other("host-c", "running", owner="autoscaler"), NOW)
+    assert _plan(fleet, 2, 1) == []
+    fleet.note_report(_other("host-c", "running"), NOW)
+    assert _plan(fleet, 2, 1) == ["stand by parrot-worker@0.service"]
 
 
 # -- what follows ----------------------------------------------------------------------------------------------------

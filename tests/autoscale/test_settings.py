@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parrot_mq.autoscale.settings import AutoscalerConfig, load_settings
+from parrot_mq.autoscale.settings import NO_LIMIT, AutoscalerConfig, load_settings
 from parrot_mq.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "etc" / "autoscaler.toml"
@@ -35,7 +35,7 @@ def test_a_model_has_the_common_settings_and_its_own(tmp_path: Path) -> None:
     config = _load(tmp_path, text)
     small, large = config.models["small"], config.models["org/large"]
     assert (config.tick_s, config.adopt) == (1, True)
-    assert (small.slots, small.policy.max_workers, small.policy.min_workers) == ((0, 1, 2, 5), 4, 1)
+    assert (small.slots, small.policy.max_workers, small.policy.min_workers) == ((0, 1, 2, 5), NO_LIMIT, 1)
     assert (large.slots, large.policy.max_workers, large.policy.min_workers) == ((3, 4), 1, 0)
     assert small.policy.idle_to_zero_s == large.policy.idle_to_zero_s == 60
     assert config.unit_of(5) == "parrot-worker@5.service"
@@ -65,7 +65,7 @@ def test_the_file_that_is_shipped_can_be_read() -> None:
         ("[models.a]\nslots = '0-9999999999'", "slots of a model must be 0 to 999"),
         ("[models.a]\nslots = '1,1'", "different numbers"),
         ("[models.a]\nslots = '0'\n[models.b]\nslots = '0'", "each slot runs one model; more than one have 0"),
-        ("[models.a]\nslots = '0'\nmin_workers = 3", "0 <= min_workers <= max_workers"),
+        ("[models.a]\nslots = '0'\nmin_workers = 3\nmax_workers = 2", "0 <= min_workers <= max_workers"),
         ("[models.a", "cannot read the settings"),
     ],
 )
