@@ -9,10 +9,10 @@ from html import escape
 
 __all__ = ["Series", "draw_lines"]
 
-_WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 34, 46
+_WIDTH, _HEIGHT = 720, 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 262, 34, 46
 _COLOURS = ("#0b6e4f", "#c1292e", "#e08e1b", "#2c5f9e", "#7b4ea3", "#555555", "#b0578d", "#4aa3a2")
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
+_DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 5", "12 4")
 
 
 @dataclass(frozen=True, slots=True)
