@@ -51,7 +51,12 @@ class World:
 
     @asynccontextmanager
     async def autoscaler(
-        self, config: AutoscalerConfig | None = None, path: Path | None = None, *, is_dry_run: bool = False
+        self,
+        config: AutoscalerConfig | None = None,
+        path: Path | None = None,
+        *,
+        name: str = "host-a",
+        is_dry_run: bool = False,
     ) -> AsyncIterator[AutoscalerBoard]:
         """Run an autoscaler during the block."""
         board = AutoscalerBoard()
@@ -63,7 +68,7 @@ class World:
                     bus,
                     self.units,
                     config or _config(),
-                    name="host-a",
+                    name=name,
                     file=file,
                     board=board,
                     is_dry_run=is_dry_run,
@@ -223,6 +228,23 @@ def test_a_worker_that_crashed_is_restarted_by_systemd_and_stays_the_autoscalers
             assert all(await work)
             await world.wait(lambda: not world.units.running)
             assert name in world.stopped()
+
+    _simulate(main)
+
+
+def test_autoscalers_of_several_machines_do_not_do_the_same_thing_twice() -> None:
+    async def main(world: World) -> None:
+        async with task_group() as group:
+            other = World(world.service, SimulatedUnits(world.service, group))
+            async with world.autoscaler(name="host-a"), other.autoscaler(name="host-b"):
+                await world.service.clock.sleep(5)
+                assert all(await world.work(5))
+                assert len(world.started() + other.started()) == 1
+                await world.wait(lambda: not world.units.running)
+                assert all(await world.work(600))
+                assert world.units.running
+                await world.wait(lambda: not world.units.running + other.units.running, within_s=3600)
+            await other.units.stop_all()
 
     _simulate(main)
 
