@@ -189,7 +189,9 @@ class MemoryBus(Bus):
         tokens = delivery.reply.split(".")
         stream = self.server.streams.get(tokens[2]) if len(tokens) > 3 else None
         if stream is not None:
-            asyncio.get_running_loop().call_soon(self.link.send, lambda: stream.settle(delivery.sequence, tokens[3]))
+            asyncio.get_running_loop().call_soon(
+                lambda: self.link.send(lambda: stream.settle(delivery.sequence, tokens[3]), is_kept=True)
+            )
 
     async def purge(self, stream: str, subject: str) -> int:
         check_filter(subject)

@@ -93,9 +93,9 @@ class Link:
     # -- faults ------------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Lose the connection: core messages on the way here are lost, requests fail with `ConnectionLost`.
+        """Lose the connection: core messages are lost, on their way and until `mend`; requests get `ConnectionLost`.
 
-        Facts wait. What is sent meanwhile goes out after `mend`.
+        Facts wait, and acknowledgements are repeated. What is sent from here meanwhile goes out after `mend`.
         """
         if not self.is_up:
             return
@@ -127,13 +127,18 @@ class Link:
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    def send(self, arrive: Callable[[], object]) -> None:
-        """Do something at the server."""
-        self._out.put(arrive, is_kept=False)
+    def send(self, arrive: Callable[[], object], *, is_kept: bool = False) -> None:
+        """Do something at the server; `is_kept` says that a cut only delays what is on its way."""
+        self._out.put(arrive, is_kept=is_kept)
 
     def inward(self, deliver: Callable[[Delivery], None], *, is_kept: bool) -> Callable[[Delivery], None]:
         """What the server calls to have something delivered here; `is_kept` says that a cut only delays it."""
-        return lambda delivery: self._in.put(lambda: deliver(delivery), is_kept=is_kept)
+
+        def arrive(delivery: Delivery) -> None:
+            if is_kept or self.is_up:
+                self._in.put(lambda: deliver(delivery), is_kept=is_kept)
+
+        return arrive
 
     async def there(self) -> None:
         """Travel to the server; raises `ConnectionLost` if the link is cut meanwhile."""

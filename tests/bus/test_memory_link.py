@@ -9,7 +9,7 @@ import pytest
 
 from parrot_mq.bus import Delivery, Link, MemoryBus, MemoryServer
 from parrot_mq.errors import ConnectionClosed, ConnectionLost, RequestTimeout
-from parrot_mq.messages.subjects import STREAM_VARS, variable_subject
+from parrot_mq.messages.subjects import STREAM_TASKS, STREAM_VARS, task_subject, variable_subject
 from parrot_mq.testing import run_simulation
 from tests.bus.worlds import Mailbox
 
@@ -80,6 +80,7 @@ def test_a_cut_loses_core_messages_and_only_delays_facts() -> None:
             await other.publish_once(SUBJECT, b"kept")
             await asyncio.sleep(0.05)
             link.cut()
+            await other.publish("x", b"lost, too")
             await other.publish_once(variable_subject("t", "s", "w"), b"later")
             with pytest.raises(ConnectionLost):
                 await bus.request("y", b"", timeout_s=1)
@@ -90,6 +91,28 @@ def test_a_cut_loses_core_messages_and_only_delays_facts() -> None:
             assert facts.payloads == [b"kept", b"later"]
             assert not core.deliveries
             assert reconnects == [True]
+
+    run_simulation(main)
+
+
+@pytest.mark.parametrize("is_cut_before", [False, True])
+def test_a_task_that_is_settled_leaves_the_queue_though_the_connection_is_lost(is_cut_before: bool) -> None:
+    async def main() -> None:
+        server, link, tasks = _make_server(), Link(0.1), Mailbox()
+        async with MemoryBus(server, link=link) as bus, MemoryBus(server) as other:
+            await bus.take(STREAM_TASKS, tasks, consumer="queue")
+            await other.publish_once(task_subject("t", "s", "k"), b"")
+            (task,) = await tasks.wait_for(1)
+            if is_cut_before:
+                link.cut()
+            await bus.acknowledge(task)
+            await asyncio.sleep(0.05)
+            link.cut()
+            await asyncio.sleep(1)
+            assert not await other.is_empty(STREAM_TASKS, task.subject)
+            link.mend()
+            await asyncio.sleep(1)
+            assert await other.is_empty(STREAM_TASKS, task.subject)
 
     run_simulation(main)
 
