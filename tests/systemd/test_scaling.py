@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,20 @@ async def _wait_gone(machine: Machine, *units: str) -> None:
         await _wait(machine, unit, ActiveState="inactive", Result="success")
 
 
+async def _wait_no_workers(machine: Machine) -> None:
+    """Wait until the coordinator has given up the workers of the test before."""
+    async with asyncio.timeout(30):
+        while (await _status(machine))["report"].get("workers"):  # noqa: ASYNC110, another process
+            await asyncio.sleep(0.2)
+
+
+async def _status(machine: Machine) -> dict[str, Any]:
+    """What `parrot-mq status` says."""
+    done = await asyncio.to_thread(machine.run, "parrot-mq", "status", "--json", user="nobody")
+    known: dict[str, Any] = json.loads(done.stdout)
+    return known
+
+
 def _num_active(machine: Machine) -> int:
     return sum(machine.show(unit, "ActiveState")["ActiveState"] == "active" for unit in WORKERS)
 
@@ -109,6 +124,9 @@ async def test_workers_with_a_model_come_with_the_work_and_go_after_it(machine: 
     kinds = [entry["PARROT_KIND"] for entry in entries]
     assert "activate" in kinds
     assert "to_zero" in kinds
+    page = machine.run("parrot-mq", "status").stdout
+    assert "parrot-worker@0" in page
+    assert "to zero" in page or "1 → 0" in page
     assert all(entry["PARROT_REASON"] and entry["PARROT_WANT"].isdecimal() for entry in entries)
 
 
@@ -154,6 +172,8 @@ async def test_what_an_operator_has_started_is_not_stopped(machine: Machine) -> 
     async with _client(machine) as client, client.session():
         results = [echo(text=f"story number {number} of several. " * 5) for number in range(24)]
         await _wait(machine, _unit(1), ActiveState="active")
+        (autoscaler,) = (await _status(machine))["report"]["autoscalers"]
+        assert [slot.get("owner", "") for slot in autoscaler["slots"][:2]] == ["others", "autoscaler"]
         await asyncio.gather(*(result.get(timeout_s=120) for result in results))
     await _wait_gone(machine, _unit(1), _unit(2))
     await asyncio.sleep(5)  # nothing to wait for: longer than the last worker is kept without work
@@ -172,6 +192,7 @@ async def test_the_autoscaler_may_start_and_stop_workers_and_nothing_else(machin
 
 async def test_a_user_without_the_right_is_refused_and_told_so(machine: Machine) -> None:
     use_scripted_workers(machine)
+    await _wait_no_workers(machine)
     (machine.shared / "autoscaler.toml").write_text(SETTINGS + "min_workers = 1\n")
     command = ("parrot-mq", "autoscale", "--config", "/run/host/autoscaler.toml", "--once", "--json")
     done = await asyncio.to_thread(machine.run, *command, user="nobody", check=False)
