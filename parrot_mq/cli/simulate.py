@@ -74,7 +74,8 @@ def simulate_command(
     `wait` is the time until a generation has a slot; GPU-hours count loading and draining, too. Nothing is started, no
     server is needed.
     """
-    config, workers = make_config(settings or []), _make_engine(engine or [])
+    workers = Engine(**_parse(engine or [], Engine))
+    config = make_config([f"default_slots={workers.num_slots}", *(settings or [])])
     cases = list(_cases(scenario or [], trace, seeds))
     if decisions:
         _print_decisions(cases, config, workers, load)
@@ -87,16 +88,12 @@ def simulate_command(
 
 
 def make_config(settings: Sequence[str]) -> PolicyConfig:
-    """Settings from `name=value`.
+    """Settings from `name=value`; the last one counts.
 
     Raises:
         ConfigurationError: There is no such setting, or the value does not fit.
     """
     return PolicyConfig(**_parse(settings, PolicyConfig))
-
-
-def _make_engine(settings: Sequence[str]) -> Engine:
-    return Engine(**_parse(settings, Engine))
 
 
 def _parse(settings: Sequence[str], cls: Any) -> dict[str, Any]:
