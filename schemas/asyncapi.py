@@ -1,7 +1,7 @@
 """The whole bus as an AsyncAPI 3 document: subjects, who sends what there, and what comes back.
 
-Addresses are built by `messages/subjects.py`, messages are the JSON Schemas beside this file, streams are those that the
-bus creates; only who sends and who receives is said here. `generate.py` writes the document.
+Addresses are built by `messages/subjects.py`, messages are the JSON Schemas beside this file, streams are those that
+the bus creates; only who sends and who receives is said here. `generate.py` writes the document.
 """
 
 from __future__ import annotations
@@ -242,8 +242,8 @@ CHANNELS = {
     ),
     "registry": Channel(
         _mailbox(REGISTRY_ADDRESS),
-        "What workers, autoscalers and tools say to the coordinator, as msgpack; one larger than the server takes goes as "
-        f"a claim check of the tenant `{BLOB_TENANT}`.",
+        "What workers, autoscalers and tools say to the coordinator, as msgpack; one larger than the server takes goes "
+        f"as a claim check of the tenant `{BLOB_TENANT}`.",
         ("worker.status", "worker.returned", "autoscaler.status", "service.query", "blob"),
     ),
     "worker": Channel(
@@ -399,7 +399,7 @@ _SERVERS = {
         "host": "127.0.0.1:1883",
         "protocol": "mqtt",
         "protocolVersion": "3.1.1",
-        "description": "The server's MQTT gateway. `.` becomes `/`. No headers and no requests: README.md says what remains.",
+        "description": "The server's MQTT gateway; `.` becomes `/`. README.md says what it cannot do.",
     },
 }
 

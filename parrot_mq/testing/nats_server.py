@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["running_nats_server"]
 
 
 @contextmanager
-def running_nats_server() -> Iterator[NatsServer]:
+def running_nats_server(extra_config: Sequence[str] = ()) -> Iterator[NatsServer]:
     """A private server on a free port, with the streams of this project, until the end of the block.
 
     It can be entered with and without a running event loop, so it fits a fixture of any scope:
@@ -24,10 +24,13 @@ def running_nats_server() -> Iterator[NatsServer]:
             with running_nats_server() as server:
                 yield server.url
 
+    Args:
+        extra_config: Further lines of the server's configuration file.
+
     Raises:
         ServerStartFailed: There is no nats-server on this machine (`pip install 'parrot-mq[server]'`), or it ended.
     """
-    server = NatsServer()
+    server = NatsServer(extra_config=extra_config)
     try:
         _run(_start(server))
         yield server

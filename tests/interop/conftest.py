@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from parrot_mq.bus import BusConfig, open_bus
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.testing.nats_server import running_nats_server
-from tests.interop.node import EXAMPLES, Node, NodeMissing, install
+from tests.interop.node import EXAMPLES, Node, script_folder
 
 STORY = "there was a parrot 🦜 who spoke in small pieces."
 LONG = 100_000
@@ -33,17 +30,8 @@ def answer(request: GenerationRequest) -> str:
 @pytest.fixture(scope="session")
 def node_folder() -> Iterator[Path]:
     """The examples beside the packages that they need. Without Node: skipped here, a failure where CI=true."""
-    try:
-        packages = install()
-    except NodeMissing as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(reason))
-        pytest.skip(str(reason))
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=packages))
-    for example in EXAMPLES.glob("*.mjs"):
-        shutil.copy(example, folder)
-    yield folder
-    shutil.rmtree(folder)
+    with script_folder(EXAMPLES) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Runs the examples of `schemas/examples/node`: Node, the public NATS client, and no code of ours."""
+"""Runs scripts in Node with public packages: the examples of `schemas/examples/node`, and others of the tests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EXAMPLES", "Node", "NodeMissing", "Script", "install"]
+import pytest
+
+__all__ = ["EXAMPLES", "Line", "Node", "NodeMissing", "Script", "install", "running_script", "script_folder"]
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples" / "node"
 CACHE = Path(__file__).parent / "node_modules"
@@ -26,6 +28,7 @@ INSTALL_TIMEOUT_S = 45.0
 RETRIES = ("--fetch-retries=2", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=1000")
 WAIT_S = 20.0
 """Longest wait for something that has to happen."""
+MAX_LINE_BYTES = 8 * 1024 * 1024
 
 Line = dict[str, Any]
 """What a script prints: one JSON object on each line."""
@@ -35,8 +38,26 @@ class NodeMissing(Exception):
     """The scripts cannot run on this machine; the sentence says why."""
 
 
-def install() -> Path:
-    """The folder with the packages of the examples, from the registry if it is not here yet.
+@contextmanager
+def script_folder(sources: Path) -> Iterator[Path]:
+    """The scripts of `sources` beside the packages that they need. Without Node: skipped, a failure where CI=true."""
+    try:
+        packages = install(sources)
+    except NodeMissing as reason:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=packages))
+    for script in sources.glob("*.mjs"):
+        shutil.copy(script, folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def install(sources: Path) -> Path:
+    """The folder with the packages that `sources/package.json` names, from the registry if it is not here yet.
 
     Raises:
         NodeMissing: There is no Node or npm, it is too old, or the packages cannot be fetched.
@@ -47,7 +68,7 @@ def install() -> Path:
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.removeprefix("v").partition(".")[0]) < MIN_NODE:
         raise NodeMissing(f"Node.js {version} is too old; {MIN_NODE} or newer is needed")
-    package = (EXAMPLES / "package.json").read_bytes()
+    package = (sources / "package.json").read_bytes()
     folder = CACHE / hashlib.sha256(package).hexdigest()[:16]
     if not folder.exists():
         _fetch(npm, package, folder)
@@ -86,6 +107,12 @@ class Script:
     def __init__(self, process: Process) -> None:
         self._process = process
 
+    async def write_line(self, line: Line) -> None:
+        """Tell it something."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        await self._process.stdin.drain()
+
     async def next_line(self) -> Line:
         """What it prints next."""
         assert self._process.stdout is not None
@@ -107,6 +134,25 @@ class Script:
         return (await self._process.stderr.read()).decode()
 
 
+@asynccontextmanager
+async def running_script(path: Path, *arguments: str, environment: Mapping[str, str]) -> AsyncIterator[Script]:
+    """Run a script during the block."""
+    process = await asyncio.create_subprocess_exec(
+        *("node", str(path), *arguments),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, **environment},
+        limit=MAX_LINE_BYTES,
+    )
+    try:
+        yield Script(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
 class Node:
     """Starts scripts against one server."""
 
@@ -122,13 +168,5 @@ class Node:
     @asynccontextmanager
     async def start(self, name: str, session: str) -> AsyncIterator[Script]:
         """Run a script during the block."""
-        env = {**os.environ, "NATS_URL": self._url}
-        process = await asyncio.create_subprocess_exec(
-            "node", str(self._folder / name), session, stdout=PIPE, stderr=PIPE, env=env
-        )
-        try:
-            yield Script(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+        async with running_script(self._folder / name, session, environment={"NATS_URL": self._url}) as script:
+            yield script

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop import node
-from tests.interop.node import NodeMissing, install
+from tests.interop.node import EXAMPLES, NodeMissing, install
 
 ROOT = Path(__file__).parents[2]
 ONE_TEST = "tests/interop/test_node.py::test_a_bare_publish_sets_a_variable"
@@ -27,12 +27,12 @@ def test_the_examples_are_skipped_without_node_and_fail_in_ci(ci: str, outcome: 
 
 def test_a_registry_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     try:
-        install()
+        install(EXAMPLES)
     except NodeMissing as reason:
         pytest.skip(str(reason))
     monkeypatch.setattr(node, "CACHE", tmp_path / "node_modules")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
     with pytest.raises(NodeMissing, match="npm install failed: "):
-        install()
+        install(EXAMPLES)
     assert list((tmp_path / "node_modules").iterdir()) == []
