@@ -162,6 +162,19 @@ async def test_while_the_server_is_away_workers_are_left_alone(machine: Machine)
     await _wait_gone(machine, *WORKERS)
 
 
+async def test_a_slot_where_workers_do_not_start_is_passed_over(machine: Machine) -> None:
+    use_scripted_workers(machine, service="RestartSec=100ms")
+    machine.drop_in(_unit(0), "[Service]\nExecStart=\nExecStart=/bin/false\n", name="zz-broken")
+    _start_autoscaler(machine, "quarantine_s = 3\n" + SETTINGS)
+    async with _client(machine) as client, client.session():
+        assert await echo(text="hello").get(timeout_s=60) == "HELLO"
+    await _wait(machine, _unit(1), ActiveState="active")
+    found = machine.journal(AUTOSCALER, "PARROT_EVENT=worker_start_failed", output="json").splitlines()
+    assert json.loads(found[0])["PARROT_REASON"] == "it ended with exit-code; left alone for 3 s"
+    assert json.loads(found[0])["PARROT_SLOT"] == "0"
+    await _wait_gone(machine, *WORKERS[1:])
+
+
 # -- who may do what -------------------------------------------------------------------------------------------------
 
 
