@@ -1,12 +1,12 @@
 """Every error a user can meet, in one tree.
 
     ParrotError
-      ConfigurationError        CheckpointError
+      ConfigurationError        CheckpointError, PipelineError
       ProcessFailed
       CodecError                MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
       ProgramError              InvalidName, TemplateError, CallError, GraphCycleError, DuplicateProducer,
                                 VariableAlreadySet, InputFailed, ModelNotServed, TaskCancelled,
-                                DeadlineExceeded, SessionClosed, TransformError, QuotaExceeded
+                                DeadlineExceeded, SessionClosed, TransformError, QuotaExceeded, EventMismatch
       ActorError                ActorNotFound, ActorNameTaken, ActorStopped, ActorFailed, AskTimeout, MailboxFull,
                                 RestartIntensityExceeded
       TransportError            ConnectFailed, ConnectionClosed, ConnectionLost, ServerTooOld, JetStreamUnavailable,
@@ -48,6 +48,7 @@ __all__ = [
     "DeadlineExceeded",
     "DuplicateProducer",
     "EngineFailure",
+    "EventMismatch",
     "GenerationAborted",
     "GraphCycleError",
     "InputFailed",
@@ -61,6 +62,7 @@ __all__ = [
     "ParrotError",
     "PayloadTooLarge",
     "PermissionDenied",
+    "PipelineError",
     "ProcessFailed",
     "ProgramError",
     "PublishRejected",
@@ -146,6 +148,16 @@ class CheckpointError(ConfigurationError):
 
     def __init__(self, *, path: str, problem: str, remedy: str) -> None:
         super().__init__(f"cannot load a model from {path!r}: {problem}; {remedy}", path=path)
+
+
+class PipelineError(ConfigurationError):
+    """The declaration of a pipeline has a mistake; the sentence says where, and what to write instead."""
+
+    code = "pipeline"
+    where: str
+
+    def __init__(self, *, where: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{where}: {problem}; {remedy}", where=where)
 
 
 # -- codec -----------------------------------------------------------------------------------------------------------
@@ -336,6 +348,16 @@ class TransformError(ProgramError, ValueError):
     """A transform did not fit the text it was given."""
 
     code = "transform"
+
+
+class EventMismatch(ProgramError, ValueError):
+    """An event does not have what its pipeline reads."""
+
+    code = "event_mismatch"
+    where: str
+
+    def __init__(self, *, where: str, problem: str) -> None:
+        super().__init__(f"the event does not fit the pipeline at {where}: {problem}", where=where)
 
 
 # -- actors ----------------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 
 from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
 from parrot_mq.bus.config import BusConfig
+from parrot_mq.bus.durable import DurableConsumer, Settlement
 from parrot_mq.bus.fenced import FencedBus
 from parrot_mq.bus.memory import MemoryBus, MemoryServer
 from parrot_mq.bus.memory_link import Link
 from parrot_mq.bus.nats import NatsBus
 from parrot_mq.bus.server import NatsServer
+from parrot_mq.bus.storing import store_identified
 from parrot_mq.bus.values import fail_variable, fetch_text, get_values, set_variable
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Bus",
     "BusConfig",
     "Delivery",
+    "DurableConsumer",
     "FencedBus",
     "Handler",
     "Headers",
@@ -27,6 +30,7 @@ __all__ = [
     "MemoryServer",
     "NatsBus",
     "NatsServer",
+    "Settlement",
     "Stored",
     "Subscription",
     "connect",
@@ -35,6 +39,7 @@ __all__ = [
     "get_values",
     "open_bus",
     "set_variable",
+    "store_identified",
 ]
 
 

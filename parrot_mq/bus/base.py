@@ -106,6 +106,11 @@ class Bus(ABC):
     def max_payload(self) -> int:
         """Most bytes of one message, headers counted, as the server announced."""
 
+    @property
+    def inbox_prefix(self) -> str:
+        """First tokens of subjects on which only this user may listen for answers."""
+        return "_INBOX"
+
     # -- core: at most once ------------------------------------------------------------------------------------------
 
     @abstractmethod

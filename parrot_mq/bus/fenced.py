@@ -39,6 +39,10 @@ class FencedBus(Bus):
     def max_payload(self) -> int:
         return self._bus.max_payload
 
+    @property
+    def inbox_prefix(self) -> str:
+        return self._bus.inbox_prefix
+
     # -- core --------------------------------------------------------------------------------------------------------
 
     async def publish(

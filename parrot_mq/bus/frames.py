@@ -13,6 +13,7 @@ from parrot_mq.errors import InvalidName, PayloadTooLarge
 __all__ = [
     "Status",
     "ACK_PREFIX",
+    "MESSAGE_ID",
     "core_delivery",
     "encode_headers",
     "expectation_block",
@@ -32,6 +33,8 @@ _STORED = b"\r\nNats-Stream: "
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[^\r\n\0]*")
 _OURS_TO_SET = "a header name is letters, digits and -_. ; names that start with Nats- belong to the server"
+MESSAGE_ID = "Nats-Msg-Id"
+"""The one header of the server's that may be set: a stream keeps one message of each id in its duplicate window."""
 ACK_PREFIX = b"$JS.ACK."
 
 
@@ -42,13 +45,13 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes:
     """The header block of a message; empty if there are none.
 
     Raises:
-        InvalidName: A name or a value cannot be sent, or a name is the server's (`Nats-…`).
+        InvalidName: A name or a value cannot be sent, or a name is the server's (`Nats-…`, but for `Nats-Msg-Id`).
     """
     if not headers:
         return b""
     lines = [_FIRST_LINE.decode()]
     for name, value in headers.items():
-        if _HEADER_NAME.fullmatch(name) is None or name[:5].casefold() == "nats-":
+        if _HEADER_NAME.fullmatch(name) is None or (name[:5].casefold() == "nats-" and name != MESSAGE_ID):
             raise InvalidName(kind="header", name=name, rule=_OURS_TO_SET)
         if _HEADER_VALUE.fullmatch(value) is None:
             raise InvalidName(kind="header", name=name, rule="its value must be one line")

@@ -68,6 +68,10 @@ class NatsBus(Bus):
         return self._connection.max_payload
 
     @property
+    def inbox_prefix(self) -> str:
+        return self.config.inbox_prefix
+
+    @property
     def server_version(self) -> str:
         """Version of the server, as it announced."""
         return self._connection.server_version

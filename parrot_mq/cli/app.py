@@ -14,6 +14,7 @@ from parrot_mq.cli import (
     doctor,
     explain,
     graph,
+    pipeline,
     run,
     simulate,
     status,
@@ -55,6 +56,7 @@ app.command("graph")(graph.graph)
 app.command("status")(status.status)
 app.command("workers")(workers.workers)
 app.command("doctor")(doctor.doctor)
+app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(units.app, name="units")
 
 

@@ -1,0 +1,29 @@
+"""Pipelines: an event on a subject or in a stream starts an LLM graph, and what comes of it is published."""
+
+from parrot_mq.pipelines.dead import DeadEvent, dead_events
+from parrot_mq.pipelines.events import Event, EventFormat, encode_event, read_event
+from parrot_mq.pipelines.file import load_pipeline
+from parrot_mq.pipelines.mapping import Field
+from parrot_mq.pipelines.pipeline import Limits, Pipeline, Result, Source, pipeline
+from parrot_mq.pipelines.runner import PipelineRunner, PipelineStatistics
+from parrot_mq.pipelines.trace import TraceContext, read_trace
+
+__all__ = [
+    "DeadEvent",
+    "Event",
+    "EventFormat",
+    "Field",
+    "Limits",
+    "Pipeline",
+    "PipelineRunner",
+    "PipelineStatistics",
+    "Result",
+    "Source",
+    "TraceContext",
+    "dead_events",
+    "encode_event",
+    "load_pipeline",
+    "pipeline",
+    "read_event",
+    "read_trace",
+]
