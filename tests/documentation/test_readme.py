@@ -86,7 +86,8 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
 def test_every_command_that_the_readme_shows_exists() -> None:
     from parrot_mq.cli.app import app
 
-    known = {each.name for each in (*app.registered_commands, *app.registered_groups)} | {"worker"}
+    known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    known.add("worker")
     shown = set(re.findall(r"^(?:`?\.venv/bin/)?parrot-mq ([a-z]+)", README, re.MULTILINE))
     assert shown
     assert shown <= known, shown - known
