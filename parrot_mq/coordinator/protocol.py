@@ -34,6 +34,7 @@ __all__ = [
     "SessionIdle",
     "SessionKey",
     "SettleModels",
+    "StartOver",
     "TaskArrived",
     "VariableStored",
     "WorkerLost",
@@ -99,6 +100,13 @@ class GenerationFailed:
     """The dispatcher gives a generation up."""
 
     variable: VariableId
+    error: ParrotError
+
+
+@dataclass(frozen=True, slots=True)
+class StartOver:
+    """A request failed midway: the session fails, too, so that it is restarted from the facts."""
+
     error: ParrotError
 
 

@@ -21,12 +21,13 @@ from parrot_mq.coordinator.protocol import (
     ModelsChanged,
     SessionIdle,
     SessionKey,
+    StartOver,
     TaskArrived,
     VariableStored,
     tell_self,
 )
 from parrot_mq.coordinator.tenants import Quotas
-from parrot_mq.errors import ActorError
+from parrot_mq.errors import ActorError, ParrotError
 from parrot_mq.messages import SessionCancel, SessionClose, SessionMark, SessionOpen, SessionReply, VariableAddress
 
 __all__ = ["SessionActor"]
@@ -104,6 +105,8 @@ class SessionActor(Actor):
                 await self._executor.give_up(variable, error)
             case SessionIdle():
                 self._offer_to_stop()
+            case StartOver(error=error):
+                raise error
             case _:
                 return await self._control(message)
         return None
@@ -162,6 +165,14 @@ class SessionActor(Actor):
     # -- control -----------------------------------------------------------------------------------------------------
 
     async def _control(self, message: object) -> SessionReply | None:
+        """Carry a request out. Whoever asked gets the error; what it left half done is found again in the facts."""
+        try:
+            return await self._carry_out(message)
+        except ParrotError as error:
+            tell_self(self.context, StartOver(error))
+            raise
+
+    async def _carry_out(self, message: object) -> SessionReply | None:
         match message:
             case SessionOpen():
                 await self._executor.open()

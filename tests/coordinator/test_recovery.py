@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
-from parrot_mq.actors import ActorSystem
+from parrot_mq.actors import ActorContext, ActorSystem
 from parrot_mq.bus import Delivery, Handler, MemoryBus, MemoryServer, Subscription
 from parrot_mq.coordinator import CoordinatorConfig
 from parrot_mq.coordinator import session as session_module
 from parrot_mq.coordinator.coordinator import CoordinatorActor
 from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.executor import GraphExecutor
-from parrot_mq.coordinator.protocol import SessionIdle, SessionKey
+from parrot_mq.coordinator.protocol import EnterTasks, SessionIdle, SessionKey, tell_self
 from parrot_mq.coordinator.registry import RegistryActor
-from parrot_mq.errors import ConsumerTakenOver, TaskCancelled
+from parrot_mq.errors import ConsumerTakenOver, RequestTimeout, TaskCancelled
 from parrot_mq.messages import STREAM_VARS, WorkerStatus, actor_subject, encode
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import Program, program, ref
-from tests.coordinator.service import Service, eventually, expected, raised_by, running_service
+from tests.coordinator.service import FAST, Service, eventually, expected, raised_by, running_service
 
 # -- another coordinator ---------------------------------------------------------------------------------------------
 
@@ -195,7 +196,13 @@ async def test_two_coordinators_at_once_do_no_harm() -> None:
 # -- parts of a coordinator ------------------------------------------------------------------------------------------
 
 
-def _fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, when: Callable[..., bool]) -> list[str]:
+def _fail_once(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    when: Callable[..., bool],
+    make_error: Callable[[str], Exception] = RuntimeError,
+) -> list[str]:
     """Let a method raise the first time that `when` says so, before or after it has done its work."""
     original = getattr(owner, method)
     raised: list[str] = []
@@ -203,7 +210,7 @@ def _fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, when: 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not raised and when(*args):
             raised.append(method)
-            raise RuntimeError(f"{method} broke")
+            raise make_error(f"{method} broke")
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(owner, method, failing)
@@ -234,6 +241,30 @@ async def test_a_session_that_fails_anywhere_loses_no_task(monkeypatch: pytest.M
         await run.get("v19")
         await eventually(service.is_all_done)
         assert raised
+        assert set(service.num_stored.values()) == {1}
+        assert await service.dead() == []
+
+
+@pytest.mark.parametrize("method", ["_look_up", "_enter", "_place", "_deduce"])
+async def test_a_request_that_fails_midway_loses_no_task(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def unreachable(subject: str) -> RequestTimeout:
+        return RequestTimeout(subject=subject, timeout_s=15)
+
+    def tell_later(context: ActorContext, message: object) -> None:
+        if raised or not isinstance(message, EnterTasks):  # the request comes first
+            tell_self(context, message)
+
+    raised = _fail_once(monkeypatch, GraphExecutor, method, lambda *_: True, unreachable)
+    monkeypatch.setattr(session_module, "tell_self", tell_later)
+    served = replace(FAST, models=("scripted",))
+    async with running_service(served, workers=()) as service, program(service) as run:
+        await run.set("go", "1")
+        for i in range(3):
+            await run.run("{{x}}{{out}}", reads={"x": ref(f"v{i - 1}") if i else "go"}, writes=f"v{i}")
+        assert isinstance(await raised_by(run.session.cancel("nothing")), RequestTimeout)
+        await service.add_worker()
+        await run.get("v2")
+        await eventually(service.is_all_done)
         assert set(service.num_stored.values()) == {1}
         assert await service.dead() == []
 
