@@ -253,7 +253,7 @@ def test_prefills_are_computed_and_told() -> None:
             prompt = "x" * 4_000
             prefill = Prefill(key="t.s.v", prompt=[0], prefix_hashes=prefix_hashes([prompt]))
             await registry.worker().tell(PrefillAhead(segments=[prompt], prefills=[prefill]))
-            await asyncio.sleep(1)
+            await asyncio.sleep(2)  # a heartbeat comes every second, and 1,000 tokens take 0.3 s
             assert ["t.s.v"] in [status.prefilled for status in registry.statuses]
             await registry.worker().ask(_assign(prompt, max_tokens=1), timeout_s=1)
             await asyncio.sleep(1)
