@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from parrot_mq.messages import ModelDemand, Work
@@ -57,8 +58,25 @@ class Arrivals:
         """What came in a second, over about the last `window_s`; zero as long as too little is known."""
         if len(self._samples) < 2:
             return Flow(0.0, 0.0, 0.0)
-        newest = self._samples[-1]
-        index = bisect_right(self._samples, newest.at - window_s, key=lambda sample: sample.at) - 1
-        oldest = self._samples[max(0, index)]
-        elapsed_s = max(newest.at - oldest.at, 1e-9)
-        return Flow(*((end - begin) / elapsed_s for begin, end in zip(oldest[1:], newest[1:], strict=True)))
+        oldest = self._samples[self._index(window_s)]
+        return _between(oldest, self._samples[-1])
+
+    def usual_flow(self, window_s: float) -> Flow:
+        """What came in a second over about the last `window_s`, but no more than at its usual moment (the median).
+
+        Many that come together, as the parallel parts of a program do, are no flow that goes on.
+        """
+        samples = list(islice(self._samples, self._index(window_s), None))
+        flows = sorted(_between(before, after) for before, after in pairwise(samples))
+        mean = self.flow(window_s)
+        return min(mean, flows[(len(flows) - 1) // 2]) if flows else mean
+
+    def _index(self, window_s: float) -> int:
+        """The last sample that is at least as old."""
+        at = self._samples[-1].at - window_s if self._samples else 0.0
+        return max(0, bisect_right(self._samples, at, key=lambda sample: sample.at) - 1)
+
+
+def _between(before: _Sample, after: _Sample) -> Flow:
+    elapsed_s = max(after.at - before.at, 1e-9)
+    return Flow(*((end - begin) / elapsed_s for begin, end in zip(before[1:], after[1:], strict=True)))

@@ -68,7 +68,7 @@ def estimate(
         words = f"{_describe(seen)}, {num_full:.0f} run at a time in one worker"
         return Need(by_slots, by_slots, by_slots, words)
     backlog, load_s = _backlog(rate, demand, config), learned.load_s or config.default_load_s
-    flow, burst = arrivals.flow(config.stable_window_s), arrivals.flow(config.panic_window_s)
+    flow, burst = arrivals.flow(config.stable_window_s), arrivals.usual_flow(config.panic_window_s)
     starting = _busy(rate, flow, config.stable_window_s, UP_CAUTION)
     keeping = _busy(rate, flow, config.stable_window_s, KEEP_CAUTION)
     bursting = _busy(rate, burst, config.panic_window_s, KEEP_CAUTION)

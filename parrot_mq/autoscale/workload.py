@@ -117,10 +117,10 @@ SCENARIOS = (
     Scenario(name="outage", rate=lambda at: 1.0 if at < 1800 else 3.0, outages=((900.0, 1080.0), (2400.0, 2580.0))),
     Scenario(name="day", rate=_day, duration_s=21600.0),
     Scenario(
-        name="batch at night",
+        name="short and shared",
         rate=lambda at: 1.0,
         bursts=((600.0, 400), (2400.0, 400)),
-        texts=Texts(num_prompt=100, num_prefix=3000, throughput_share=0.7),
+        texts=Texts(num_prompt=100, mean_output=40, max_tokens=160, num_prefix=3000, throughput_share=0.7),
     ),
 )
 """By default: 1 h (the day: 6 h), one worker does about one generation a second."""

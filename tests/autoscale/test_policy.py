@@ -115,6 +115,16 @@ def test_a_burst_starts_workers_at_once_and_as_many_as_it_will_need() -> None:
     assert decisions[2].target == 2, "at most twice as many in one step"
 
 
+def test_many_that_come_together_are_not_taken_for_a_flow() -> None:
+    """Forty short ones are done before another worker would be loaded."""
+    state = _state()
+    _last(_go_on(state, begin_s=0, duration_s=120, per_s=0.2, running=2, num_ready=1))
+    for tick in range(3):
+        seen = observe(120 + tick * TICK_S, arrived=64, waiting=32, running=8, num_ready=1)
+        short = Work(num_generations=32, num_output_tokens=32 * 10)
+        assert decide(state, replace_demand(seen, latency_ready=short), CONFIG).change == 0
+
+
 def test_what_only_has_to_be_finished_calls_for_fewer_workers() -> None:
     latency = decide(_state(), observe(0.0, waiting=240, num_ready=1), CONFIG).wanted
     throughput = decide(_state(), observe(0.0, throughput=240, num_ready=1), CONFIG).wanted

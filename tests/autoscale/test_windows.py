@@ -51,6 +51,15 @@ def test_after_a_gap_what_came_meanwhile_is_spread_over_it() -> None:
     assert arrivals.flow(6.0).num_generations == pytest.approx(2.0)
 
 
+def test_many_that_come_together_are_no_usual_flow() -> None:
+    arrivals, total = Arrivals(), 0
+    for tick in range(50):
+        total += 402 if tick == 48 else 2
+        arrivals.note(2.0 * tick, _demand(total), keep_s=60.0)
+    assert arrivals.flow(6.0).num_generations > 60
+    assert arrivals.usual_flow(6.0).num_generations == pytest.approx(1.0)
+
+
 def test_counters_that_begin_anew_add_up() -> None:
     arrivals = Arrivals()
     arrivals.note(0.0, _demand(1000), keep_s=300.0)
