@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from parrot_mq.coordinator.job import Job, Prefix
@@ -59,25 +59,29 @@ class _Share:
         num_characters: How long it is.
         is_held: A worker had it when somebody came who begins with it.
         num_running: Generations at workers that begin with it: it is there, or on its way.
-        num_ready: Generations that wait and begin with it, by class.
+        num_latency: Generations that wait, begin with it, and that somebody waits for.
+        num_throughput: The others that wait and begin with it.
     """
 
     num_characters: int
     is_held: bool = False
     num_running: int = 0
-    num_ready: dict[Kind, int] = field(default_factory=lambda: {"latency": 0, "throughput": 0})
+    num_latency: int = 0
+    num_throughput: int = 0
 
     @property
     def payer(self) -> Kind | None:
         """Whose work it is to compute it; None if it is nobody's."""
         if self.is_held or self.num_running:
             return None
-        return next((kind for kind in KINDS if self.num_ready[kind]), None)
+        if self.num_latency:
+            return "latency"
+        return "throughput" if self.num_throughput else None
 
     @property
     def is_used(self) -> bool:
         """Whether anybody begins with it."""
-        return self.num_running + sum(self.num_ready.values()) > 0
+        return self.num_running + self.num_latency + self.num_throughput > 0
 
 
 class Backlog:
@@ -124,14 +128,13 @@ class Backlog:
     def add(self, job: Job, *, characters_per_token: float, output_share: float, now: float) -> None:
         """A job has become ready; one of the same name, if it is here, is no more."""
         self._drop(job.key)
-        before = sum(amount.num_prompt for amount in self.ready.values())
+        before = self._num_prompt
         entry = _Entry(job.tenant, _kind(job.standing), job.prefixes, _num_left(job))
         self._entries[job.key] = entry
         self._hold(job)
         self._since[job.key] = now
         self._count(entry, 1)
-        num_new = sum(amount.num_prompt for amount in self.ready.values()) - before
-        entry.num_prompt_tokens = max(0.0, num_new) / characters_per_token
+        entry.num_prompt_tokens = max(0.0, self._num_prompt - before) / characters_per_token
         entry.num_output_tokens = entry.num_output * output_share
         self.arrived.num += 1
         self.arrived.num_prompt += entry.num_prompt_tokens
@@ -178,6 +181,10 @@ class Backlog:
             self.finished.num_prompt += max(0, usage.num_prompt_tokens - usage.num_shared_tokens)
             self.finished.num_output += usage.num_output_tokens
 
+    @property
+    def _num_prompt(self) -> float:
+        return self.ready["latency"].num_prompt + self.ready["throughput"].num_prompt
+
     # -- how it is counted -------------------------------------------------------------------------------------------
 
     def _hold(self, job: Job) -> None:
@@ -187,10 +194,13 @@ class Backlog:
             num_held -= 1
         begin = 0
         for index, (prefix, end) in enumerate(zip(job.prefixes, job.ends, strict=True)):
-            share = self._shares.setdefault(prefix, _Share(end - begin))
+            share = self._shares.get(prefix)
+            if share is None:
+                share = self._shares[prefix] = _Share(end - begin)
             if index < num_held and not share.is_held:
-                self._pay(share, -1)
+                former = share.payer
                 share.is_held = True
+                self._pay(share, former)
             begin = end
 
     def _drop(self, key: str) -> _Entry | None:
@@ -213,16 +223,24 @@ class Backlog:
         amount.num_output += sign * entry.num_output
         for prefix in entry.prefixes:
             share = self._shares[prefix]
-            self._pay(share, -1)
+            former = share.payer
             if entry.is_running:
                 share.num_running += sign
+            elif entry.kind == "latency":
+                share.num_latency += sign
             else:
-                share.num_ready[entry.kind] += sign
-            self._pay(share, 1)
+                share.num_throughput += sign
+            self._pay(share, former)
 
-    def _pay(self, share: _Share, sign: int) -> None:
-        if (payer := share.payer) is not None:
-            self.ready[payer].num_prompt += sign * share.num_characters
+    def _pay(self, share: _Share, former: Kind | None) -> None:
+        """Somebody else may have to compute it now."""
+        payer = share.payer
+        if payer == former:
+            return
+        if former is not None:
+            self.ready[former].num_prompt -= share.num_characters
+        if payer is not None:
+            self.ready[payer].num_prompt += share.num_characters
 
     # -- integrity ---------------------------------------------------------------------------------------------------
 
