@@ -28,6 +28,7 @@ class SimulatedUnits:
         is_away: It does not answer.
         calls: What was asked for over the port, in order.
         most: Units that ran at the same time, at most.
+        robbed: Units that were stopped over the port although somebody else had started that run.
     """
 
     service: SimulatedService
@@ -40,6 +41,8 @@ class SimulatedUnits:
     is_away: bool = False
     calls: list[tuple[str, str]] = field(default_factory=list)
     most: int = 0
+    robbed: list[str] = field(default_factory=list)
+    _by_port: set[str] = field(default_factory=set)  # invocations
     _units: dict[str, Unit] = field(default_factory=dict)
     _processes: dict[str, SimulatedProcess[SimulatedWorker]] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -55,11 +58,15 @@ class SimulatedUnits:
         self.calls.append(("start", name))
         if name in self.refused:
             raise UnitRefused(unit=name, operation="start", reason="Access denied")
-        self.begin(name)
+        if not self._runs(self.unit(name)):
+            self.begin(name)
+            self._by_port.add(self.unit(name).invocation)
 
     async def stop(self, name: str) -> None:
         self._check_there()
         self.calls.append(("stop", name))
+        if self._runs(self.unit(name)) and self.unit(name).invocation not in self._by_port:
+            self.robbed.append(name)
         self.end(name)
 
     async def reset(self, name: str) -> None:
@@ -89,6 +96,8 @@ class SimulatedUnits:
             return
         invocation = f"{next(self._numbers):032x}"
         former = self._units.get(name)
+        if num_restarts and former is not None and former.invocation in self._by_port:
+            self._by_port.add(invocation)
         self._units[name] = Unit(
             name=name,
             phase=UnitPhase.STARTING,
