@@ -136,21 +136,21 @@ class _File:
         try:
             return msgspec.convert(document, _Document)
         except msgspec.ValidationError as error:
-            raise self._explain(str(error)) from error
-        except ParrotError as error:  # a subject or a name that cannot be used
-            raise self._mistake(_place_of(document, error), error.message, "choose another") from error
+            raise self._explain(str(error), document) from error
 
-    def _explain(self, sentence: str) -> PipelineError:
+    def _explain(self, sentence: str, document: Mapping[str, Any]) -> PipelineError:
         """Say where a value of the wrong form is, and what it should be."""
         found = _AT.fullmatch(sentence)
         problem, place = (found[1], found[2] or "") if found else (sentence, "")
         table = _INDEX.sub("", place).partition(".")[0]
         if unknown := _UNKNOWN.fullmatch(problem):
+            place = _name_entry(document, place, unknown[1])
             remedy = _choose(unknown[1], _KEYS.get(table, ()))
             return self._mistake(_join(place, unknown[1]), f"unknown key {unknown[1]!r}", remedy)
         if missing := _MISSING.fullmatch(problem):
             within = f"table `{table}`" if table else "the file"
             return self._mistake(place, f"{within} has no {missing[1]!r}", f"add `{missing[1]} = …`")
+        place = _join(place, _blame(document.get(place), problem))
         return self._mistake(place, problem, f"mend `{place}`" if place else "mend it")
 
     def _step(self, index: int, table: _StepTable, known: set[str]) -> Step:
@@ -188,7 +188,7 @@ class _File:
 
 
 def _join(place: str, key: str) -> str:
-    return f"{place}.{key}" if place else key
+    return f"{place}.{key}" if place and key else place or key
 
 
 def _choose(name: str, known: Collection[str]) -> str:
@@ -198,14 +198,22 @@ def _choose(name: str, known: Collection[str]) -> str:
     return f"there is {', '.join(sorted(known))}" if known else "there is nothing that could be meant"
 
 
-def _place_of(document: Mapping[str, Any], error: ParrotError) -> str:
-    """Where the name stands that an error is about."""
-    name = error.facts.get("name")
-    for table in ("source", "result"):
-        for key, value in dict(document.get(table, {})).items():
-            if value == name:
-                return f"{table}.{key}"
-    return "name"
+def _name_entry(document: Mapping[str, Any], place: str, key: str) -> str:
+    """The name of the entry that has an unknown key, where only its table is known."""
+    table = place.removesuffix("[...]")
+    if table == place:
+        return place
+    entries = document.get(table, {}).items()
+    return next((f"{table}.{name}" for name, entry in entries if isinstance(entry, dict) and key in entry), table)
+
+
+def _blame(table: object, problem: str) -> str:
+    """The key of a table that a problem is about, if it names the key or quotes its value."""
+    if not isinstance(table, dict):
+        return ""
+    quoted = (key for key, value in table.items() if value and isinstance(value, str) and repr(value) in problem)
+    named = (key for key in table if problem.startswith(f"{key} "))
+    return next(named, next(quoted, ""))
 
 
 def find_line(text: str, place: str) -> int:

@@ -206,7 +206,9 @@ class PipelineRunner:
         name = self._pipeline.name
         is_temporary = isinstance(error, ParrotError) and error.retryable
         if is_temporary and delivery.num_delivered < self._pipeline.limits.max_attempts:
-            _log.info("event_retried", pipeline=name, event=event_id, attempt=delivery.num_delivered, reason=str(error))
+            _log.info(
+                "event_retried", pipeline=name, event_id=event_id, attempt=delivery.num_delivered, reason=str(error)
+            )
             self._statistics.num_retried += 1
             return Settlement.AGAIN
         dead = DeadEvent(
@@ -221,9 +223,9 @@ class PipelineRunner:
         try:
             await bury_event(self._bus, self._client.tenant, dead)
         except TransportError as transport:
-            _log.warning("event_not_buried", pipeline=name, event=event_id, reason=str(transport))
+            _log.warning("event_not_buried", pipeline=name, event_id=event_id, reason=str(transport))
             return Settlement.AGAIN
-        _log.warning("event_given_up", pipeline=name, event=event_id, code=dead.reason.code, reason=str(error))
+        _log.warning("event_given_up", pipeline=name, event_id=event_id, code=dead.reason.code, reason=str(error))
         self._statistics.num_dead += 1
         return Settlement.DONE
 
@@ -256,7 +258,7 @@ class PipelineRunner:
                 break
             await asyncio.sleep(RETRY_S)
         self._statistics.num_dead += 1
-        _log.warning("event_stays_dead", pipeline=self._pipeline.name, event=event_id, reason=str(error))
+        _log.warning("event_stays_dead", pipeline=self._pipeline.name, event_id=event_id, reason=str(error))
 
     async def _forget_values(self, name: str) -> None:
         """Remove the values of a session: they led to a failure."""
