@@ -151,11 +151,13 @@ class Channel(NamedTuple):
         address: The subject; None: the inbox that a request names.
         summary: What it is, in a sentence.
         messages: What is found there.
+        is_mqtt: Whether it is of use over MQTT, which has no headers and no answers.
     """
 
     address: str | None
     summary: str
     messages: tuple[str, ...]
+    is_mqtt: bool = True
 
 
 class Operation(NamedTuple):
@@ -221,17 +223,25 @@ CHANNELS = {
     ),
     "control.open": Channel(_control("open"), "Announces a session.", ("session.open",)),
     "control.mark": Channel(_control("mark"), "Says what is wanted of variables.", ("session.mark",)),
-    "control.explain": Channel(_control("explain"), "Asks what happened, and why.", ("session.explain",)),
+    "control.explain": Channel(
+        _control("explain"), "Asks what happened, and why.", ("session.explain",), is_mqtt=False
+    ),
     "control.cancel": Channel(_control("cancel"), "Gives up tasks.", ("session.cancel",)),
     "control.close": Channel(_control("close"), "Ends a session and removes its values.", ("session.close",)),
     "event": Channel(
         _address(event_subject, "tenant", "session", "kind"), "What happens, for people and tools.", ("task.event",)
     ),
-    "blob": Channel(_BLOB, "A chunk of a large value.", ("chunk",)),
+    "blob": Channel(_BLOB, "A chunk of a large value.", ("chunk",), is_mqtt=False),
     "dead": Channel(_DEAD, "A task that cannot be run, and why.", ("task.dead",)),
-    "stored.var": Channel(_stored(STREAM_VARS, _VARIABLE), "Reads the stored value of a variable.", ("empty",)),
-    "stored.blob": Channel(_stored(STREAM_BLOBS, _BLOB), "Reads a stored chunk of a large value.", ("empty",)),
-    "stored.dead": Channel(_stored(STREAM_DEAD, _DEAD), "Reads the last record of a dead task.", ("empty",)),
+    "stored.var": Channel(
+        _stored(STREAM_VARS, _VARIABLE), "Reads the stored value of a variable.", ("empty",), is_mqtt=False
+    ),
+    "stored.blob": Channel(
+        _stored(STREAM_BLOBS, _BLOB), "Reads a stored chunk of a large value.", ("empty",), is_mqtt=False
+    ),
+    "stored.dead": Channel(
+        _stored(STREAM_DEAD, _DEAD), "Reads the last record of a dead task.", ("empty",), is_mqtt=False
+    ),
     "answers": Channel(
         None,
         "The inbox that a request names as where the answer goes.",
@@ -239,21 +249,26 @@ CHANNELS = {
             *("stored", "missing", "text", "blob", "error", "chunk", "empty"),
             *("session.reply", "session.story", "task.dead", "service.report", "worker.assigned"),
         ),
+        is_mqtt=False,
     ),
     "registry": Channel(
         _mailbox(REGISTRY_ADDRESS),
         "What workers, autoscalers and tools say to the coordinator, as msgpack; one larger than the server takes goes "
         f"as a claim check of the tenant `{BLOB_TENANT}`.",
         ("worker.status", "worker.returned", "autoscaler.status", "service.query", "blob"),
+        is_mqtt=False,
     ),
     "worker": Channel(
         _address(lambda worker: _mailbox(worker_address(worker)), "worker"),
         "What a worker is told, as msgpack; one larger than the server takes goes as a claim check of the tenant "
         f"`{BLOB_TENANT}`.",
         ("worker.assign", "worker.cancel", "worker.pin", "worker.prefill", "worker.standby", "blob"),
+        is_mqtt=False,
     ),
     "started": Channel(COORDINATOR_STARTED, "A coordinator is up: say who you are.", ("coordinator.started",)),
-    "lease": Channel(LEASE_SUBJECT, "Who leads: a key of the bucket `pmq-leader`.", ("coordinator.lease",)),
+    "lease": Channel(
+        LEASE_SUBJECT, "Who leads: a key of the bucket `pmq-leader`.", ("coordinator.lease",), is_mqtt=False
+    ),
 }
 
 OPERATIONS = (
@@ -425,6 +440,8 @@ def _channel(name: str, channel: Channel) -> Json:
     described: Json = {"address": channel.address, "title": name, "summary": channel.summary}
     if (stream := _stream_of(channel.address)) is not None:
         described["description"] = f"Kept in the stream `{stream}`."
+    if not channel.is_mqtt:
+        described["servers"] = [{"$ref": f"#/servers/{each}"} for each in _SERVERS if each != "mqtt"]
     names = [token[1:-1] for token in (channel.address or "").split(".") if token.startswith("{")]
     if names:
         described["parameters"] = {each: {"$ref": f"#/components/parameters/{each}"} for each in names}

@@ -101,15 +101,17 @@ class Agent:
 
 
 @asynccontextmanager
-async def open_agent(folder: Path, kind: ClientKind, url: str, inbox_prefix: str = "") -> AsyncIterator[Agent]:
+async def open_agent(
+    folder: Path, kind: ClientKind, url: str, login: Mapping[str, str] | None = None
+) -> AsyncIterator[Agent]:
     """A connected client for the length of a block.
 
     Args:
         folder: The scripts beside their packages.
-        url: Where the server listens for clients of this kind, with user and password if it wants them.
-        inbox_prefix: First tokens of the subjects on which answers come.
+        url: Where the server listens for clients of this kind.
+        login: `CLIENT_USER`, `CLIENT_PASSWORD`, and `INBOX_PREFIX`: first tokens of the subjects on which answers come.
     """
-    environment = {"SERVER_URL": url, "INBOX_PREFIX": inbox_prefix}
+    environment = {"SERVER_URL": url, **(login or {})}
     async with running_script(folder / "agent.mjs", kind, environment=environment) as script:
         assert await script.next_line() == {"ready": True}
         yield Agent(kind, script)

@@ -13,6 +13,7 @@ from parrot_mq.bus import BusConfig, open_bus
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.testing.nats_server import running_nats_server
+from tests.interop.agent import SCRIPTS
 from tests.interop.node import EXAMPLES, Node, script_folder
 
 STORY = "there was a parrot 🦜 who spoke in small pieces."
@@ -31,6 +32,13 @@ def answer(request: GenerationRequest) -> str:
 def node_folder() -> Iterator[Path]:
     """The examples beside the packages that they need. Without Node: skipped here, a failure where CI=true."""
     with script_folder(EXAMPLES) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[Path]:
+    """The agent beside the public clients; as `node_folder`."""
+    with script_folder(SCRIPTS) as folder:
         yield folder
 
 

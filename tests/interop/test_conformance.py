@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,10 @@ from parrot_mq.messages import (
     task_subject,
     variable_subject,
 )
-from parrot_mq.testing.nats_server import running_nats_server
 from parrot_mq.types import SessionId, TenantId, VariableId, fresh_id
-from tests.interop.agent import SCRIPTS, Agent, AgentRefused, ClientKind, Heard, open_agent
+from tests.interop.agent import Agent, AgentRefused, ClientKind, Heard, open_agent
 from tests.interop.conftest import STORY, answer
-from tests.interop.node import script_folder
+from tests.interop.gateways import Gateways, running_gateways
 
 pytestmark = pytest.mark.node
 
@@ -61,46 +59,17 @@ both_encodings = pytest.mark.parametrize("encoding", ["json", "msgpack"])
 # -- server and clients ----------------------------------------------------------------------------------------------
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def _gateways(websocket: int, mqtt: int) -> Sequence[str]:
-    """As the page says, on free ports."""
-    return (
-        "server_name: gateways",
-        f'websocket {{ listen: "127.0.0.1:{websocket}", no_tls: true }}',
-        f'mqtt {{ listen: "127.0.0.1:{mqtt}" }}',
-    )
-
-
 @pytest.fixture(scope="module")
 def urls() -> Iterator[dict[ClientKind, str]]:
     """Where a server listens for each kind of client."""
-    websocket, mqtt = _free_ports(2)
-    with running_nats_server(_gateways(websocket, mqtt)) as server:
-        yield {
-            "tcp": server.url,
-            "websocket": f"ws://127.0.0.1:{websocket}",
-            "mqtt": f"mqtt://127.0.0.1:{mqtt}",
-        }
+    with running_gateways() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def own_nats_url(urls: dict[ClientKind, str]) -> str:
     """The service is on the same server."""
     return urls["tcp"]
-
-
-@pytest.fixture(scope="session")
-def scripts() -> Iterator[Path]:
-    """The agent beside the public clients."""
-    with script_folder(SCRIPTS) as folder:
-        yield folder
 
 
 @pytest.fixture
@@ -183,13 +152,12 @@ async def test_what_is_missed_while_disconnected_is_read_after_the_reconnect(
     scripts: Path, kind: ClientKind, session: str, tmp_path: Path
 ) -> None:
     """The client over TCP does so in the example `wait.mjs`."""
-    websocket, mqtt = _free_ports(2)
-    config = _gateways(websocket, mqtt)
+    gateways = Gateways()
     read = _stored(STREAM_VARS, variable_subject(TENANT, session, "answer"))
-    async with NatsServer(store_dir=tmp_path, extra_config=config) as server:
+    async with NatsServer(store_dir=tmp_path, extra_config=gateways.config) as server:
         async with open_bus(BusConfig(servers=(server.url,))) as bus:
             await bus.ensure_streams()
-        async with open_agent(scripts, kind, f"ws://127.0.0.1:{websocket}") as agent:
+        async with open_agent(scripts, kind, gateways.urls["websocket"]) as agent:
             await agent.subscribe(session_subjects(TENANT, session, "set"))
             assert (await agent.request(read)).headers["status"] == "404"
             await server.kill()

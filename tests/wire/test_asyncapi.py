@@ -48,12 +48,16 @@ def _operations_on(channel: str, action: str) -> Iterator[dict[str, Any]]:
 def _rows() -> set[str]:
     """The subjects of the page's table, with the names of the document's parameters."""
     table = PAGE.partition("\n| subject |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    return {address for cell in cells for address in _addresses(cell)}
+
+
+def _addresses(cell: str) -> Iterator[str]:
+    """The subjects in a cell: of the second and further ones only the last token is written."""
     names = {"t": "tenant", "s": "session", "v": "variable", "k": "task", "sha256": "digest", "n": "chunk"}
-    rows = set()
-    for cell in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE):
-        first, *others = re.findall(r"`([^`]+)`", cell)
-        rows |= {first, *(first.rpartition(".")[0] + other for other in others)}
-    return {re.sub(r"\{(\w+)\}", lambda match: "{" + names.get(match[1], match[1]) + "}", row) for row in rows}
+    first, *others = re.findall(r"`([^`]+)`", cell)
+    for subject in (first, *(first.rpartition(".")[0] + other for other in others)):
+        yield re.sub(r"\{(\w+)\}", lambda match: "{" + names.get(match[1], match[1]) + "}", subject)
 
 
 def test_every_row_of_the_subject_table_is_a_channel() -> None:
@@ -85,6 +89,20 @@ def test_every_control_is_a_channel_with_its_message(verb: str) -> None:
 @pytest.mark.parametrize("stream", sorted(SUBJECTS))
 def test_every_stream_is_named_where_it_keeps_something(stream: str) -> None:
     assert any(f"`{stream}`" in channel.get("description", "") for channel in CHANNELS.values())
+
+
+def test_the_table_of_clients_has_every_row_and_agrees_with_the_document() -> None:
+    """What it says that MQTT cannot do at all, the document does not offer there."""
+    table = PAGE.partition("\n| row | NATS |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \|.*\| ([^|]+) \|$", table, re.MULTILINE))
+    addresses: dict[str, set[str]] = {}
+    for names, over_mqtt in rows.items():
+        for address in _addresses(names):
+            addresses.setdefault(address, set()).add(over_mqtt.partition(":")[0].partition(",")[0])
+    assert _rows() <= addresses.keys()
+    for channel in CHANNELS.values():
+        if (says := addresses.get(channel["address"])) is not None:
+            assert ("servers" in channel) == (says == {"no"}), channel["address"]
 
 
 def test_parameters_are_those_of_the_address() -> None:

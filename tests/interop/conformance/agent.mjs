@@ -54,7 +54,7 @@ async function overNats(connect, headersOf, options) {
       await nc.flush();
     },
     async request(order) {
-      return read(await nc.request(order.subject, payloadOf(order), { timeout: 10_000, ...write(order) }));
+      return read(await nc.request(order.subject, payloadOf(order), { timeout: order.timeout_ms ?? 10_000, ...write(order) }));
     },
     async subscribe(order) {
       nc.subscribe(order.subject, { callback: (error, message) => error ?? print({ heard: read(message) }) });
@@ -63,9 +63,9 @@ async function overNats(connect, headersOf, options) {
   };
 }
 
-async function overMqtt() {
+async function overMqtt(options) {
   const { connectAsync } = await import("mqtt");
-  const client = await connectAsync(url, { protocolVersion: 4 });
+  const client = await connectAsync(url, { protocolVersion: 4, ...options });
   const topicOf = (subject) => subject.replaceAll(".", "/").replaceAll("*", "+").replaceAll(">", "#");
   client.on("message", (topic, data) => print({ heard: heard(topic.replaceAll("/", "."), data) }));
   return {
@@ -76,8 +76,9 @@ async function overMqtt() {
 }
 
 async function open() {
-  const options = process.env.INBOX_PREFIX ? { inboxPrefix: process.env.INBOX_PREFIX } : {};
-  if (kind === "mqtt") return overMqtt();
+  const { CLIENT_USER: user, CLIENT_PASSWORD: password, INBOX_PREFIX: inboxPrefix } = process.env;
+  if (kind === "mqtt") return overMqtt(user ? { username: user, password } : {});
+  const options = user ? { user, pass: password, inboxPrefix } : {};
   if (kind === "websocket") {
     globalThis.WebSocket ??= (await import("ws")).WebSocket; // Node has one of its own from version 22 on
     const { headers, wsconnect } = await import("@nats-io/nats-core");
