@@ -101,7 +101,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     def _shuffle(self, rng: random.Random) -> None:
         """Let tasks change places among themselves; a task is ready once at most."""
-        places = [place for place, handle in enumerate(self._ready) if _is_of_task(handle)]
+        ready = tuple(self._ready)  # a thread that ends may add to it meanwhile, at its end
+        places = [place for place, handle in enumerate(ready) if _is_of_task(handle)]
         if len(places) < 2:
             return
         handles = [self._ready[place] for place in places]
