@@ -198,12 +198,14 @@ class AutoscalerActor(Actor):
         except (ActorError, TransportError) as error:
             self._note_problem(error.message)
             return
-        self._note_problem("")
         self._heard_at = self.context.clock.monotonic()
         self._demands = {demand.model: demand for demand in report.demand}
         self._fleet.note_report(report, self._now())
+        self._note_problem("; ".join(filter(None, map(self._fleet.mistake, self._config.models))))
 
     async def _scale(self, model: str) -> None:
+        if self._fleet.mistake(model):
+            return
         at = self.context.clock.monotonic()
         age_s = at - self._heard_at if self._heard_at is not None else 0.0
         seen = self._fleet.observe(model, self._demands.get(model), age_s=age_s, at=at, now=self._now())

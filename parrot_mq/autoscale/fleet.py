@@ -90,6 +90,13 @@ class Fleet:
         self._autoscalers = report.autoscalers
         self._others = [worker for worker in report.workers if worker.worker not in known]
 
+    def mistake(self, model: str) -> str:
+        """Why the workers of a model cannot be counted; empty if they can."""
+        for slot in self.of(model):
+            if slot.is_live and slot.worker is not None and slot.worker.model != model:
+                return f"{slot.unit.name} serves {slot.worker.model!r}, and the settings say {model!r}"
+        return ""
+
     def _expect_words(self, now: float) -> None:
         """Nobody was heard of for a while, through no fault of the workers: their time to be heard begins anew."""
         for slot in self.slots.values():

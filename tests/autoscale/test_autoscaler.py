@@ -312,6 +312,17 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing() -> None:
     _simulate(main, models=(MODEL,))
 
 
+def test_while_a_slot_serves_another_model_nothing_is_changed_for_this_one() -> None:
+    async def main(world: World) -> None:
+        other = ModelSettings(slots=(0, 1), policy=PolicyConfig(min_workers=1, max_workers=2))
+        async with world.autoscaler(AutoscalerConfig(models={"other": other})) as board:
+            await world.wait(lambda: "serves 'simulated', and the settings say 'other'" in board.problem)
+            await world.service.clock.sleep(600)
+        assert world.units.calls == [("start", _unit(0))]
+
+    _simulate(main)
+
+
 def test_it_tells_the_coordinator_what_it_knows_and_decided() -> None:
     async def main(world: World) -> None:
         async with world.autoscaler():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+import msgspec
+
 from parrot_mq.autoscale import Decision, Observation, PolicyConfig
 from parrot_mq.autoscale.fleet import Fleet
 from parrot_mq.autoscale.settings import AutoscalerConfig, ModelSettings
@@ -45,7 +47,7 @@ def _worker(slot: int, state: str = "ready", *, num_running: int = 0) -> WorkerS
         running=[f"t.s.{number}" for number in range(num_running)],
         invocation=f"run-{slot}",
     )
-    return WorkerStatus(**{name: getattr(status, name) for name in status.__struct_fields__} | {"state": state})
+    return msgspec.structs.replace(status, state=state)
 
 
 def _fleet(*units: Unit, workers: tuple[WorkerStatus, ...] = (), ours: tuple[int, ...] = (0, 1, 2, 3)) -> Fleet:
@@ -111,6 +113,12 @@ def test_after_a_gap_all_workers_have_time_to_be_heard_of_again() -> None:
     fleet = _fleet(_running(0), workers=(_worker(0),))
     fleet.note_report(ServiceReport(), NOW + 600)
     assert fleet.observe("small", None, age_s=0.0, at=5.0, now=NOW + 600).num_ready == 1
+
+
+def test_a_worker_that_serves_another_model_is_a_mistake_in_the_settings() -> None:
+    fleet = _fleet(_running(0), workers=(msgspec.structs.replace(_worker(0), model="other"),))
+    assert fleet.mistake("small") == "parrot-worker@0.service serves 'other', and the settings say 'small'"
+    assert fleet.mistake("large") == ""
 
 
 # -- other machines --------------------------------------------------------------------------------------------------
