@@ -24,6 +24,8 @@ __all__ = ["compare", "make_config", "simulate_command"]
 
 PIPE_WIDTH = 140
 """Columns where there is no terminal to ask."""
+TAIL_S = 900.0
+"""Seconds that go on after the last line of a trace: giving up the workers is part of what it costs."""
 OURS, COUNTING = "parrot-mq", "queue length"
 
 
@@ -113,9 +115,8 @@ def _parse(settings: Sequence[str], cls: Any) -> dict[str, Any]:
 def _cases(names: Sequence[str], trace: Path | None, seeds: int) -> Iterator[_Case]:
     if trace is not None:
         arrivals = read_trace(trace)
-        yield _Case(
-            scenario=Scenario(name=trace.name, duration_s=arrivals[-1].at if arrivals else 0.0), arrivals=[arrivals]
-        )
+        duration_s = TAIL_S + (arrivals[-1].at if arrivals else 0.0)
+        yield _Case(scenario=Scenario(name=trace.name, duration_s=duration_s), arrivals=[arrivals])
         return
     known = {scenario.name: scenario for scenario in SCENARIOS}
     for name in names or known:
