@@ -309,7 +309,7 @@ class AutoscalerActor(Actor):
         """Let the coordinator know, and with it everyone who asks; it serves the models as long as it hears of us."""
         slots = [slot.status() for slot in self._fleet.slots.values()]
         status = AutoscalerStatus(
-            autoscaler=self._name,
+            autoscaler=f"{self._name} (dry run)" if self._is_dry_run else self._name,
             at=self._now(),
             models=[] if self._is_dry_run else sorted(self._config.models),
             is_dry_run=self._is_dry_run,

@@ -72,7 +72,7 @@ def autoscale(
     configure_logging(log_level, identifier="parrot-autoscaler")
     connection = bus_config(servers, name="parrot-mq autoscale")
     settings = load_settings(config or default_config(user=user, environ=os.environ))
-    name = autoscaler_name(user=user, is_dry_run=dry_run)
+    name = autoscaler_name(user=user)
     board = AutoscalerBoard(on_decision=_print_json if as_json else lambda _: None)
     file = MemoryFile(state or _state_file(os.environ), is_shared=dry_run)
     run_async(_run(connection, settings, file, board, name=name, user=user, is_dry_run=dry_run, once=once))
@@ -146,10 +146,9 @@ def default_config(*, user: bool, environ: Mapping[str, str]) -> Path:
     return Path(home) / "parrot-mq" / "autoscaler.toml"
 
 
-def autoscaler_name(*, user: bool, is_dry_run: bool) -> str:
+def autoscaler_name(*, user: bool) -> str:
     """How others see it: one for each service manager."""
-    name = socket.gethostname() + (f":{getpass.getuser()}" if user else "")
-    return f"{name} (dry run)" if is_dry_run else name
+    return socket.gethostname() + (f":{getpass.getuser()}" if user else "")
 
 
 def _state_file(environ: Mapping[str, str]) -> Path | None:

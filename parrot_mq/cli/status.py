@@ -106,7 +106,7 @@ async def _read(system: ActorSystem | None, *, user: bool, problem: str = "") ->
 
 def _is_told_of(report: ServiceReport | None, *, user: bool) -> bool:
     """Whether an autoscaler tells of the units here."""
-    name = autoscaler_name(user=user, is_dry_run=False)
+    name = autoscaler_name(user=user)
     return report is not None and any(each.autoscaler == name for each in report.autoscalers)
 
 

@@ -307,6 +307,9 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing() -> None:
                 assert decision.actions == [f"would start {_unit(0)}"]
                 assert world.units.calls == []
             async with world.autoscaler():
+                await world.wait(lambda: bool(world.started()))
+                async with world.autoscaler(is_dry_run=True) as beside:
+                    await world.wait(lambda: beside.num_ticks > 2)
                 assert all(await work)
 
     _simulate(main, models=(MODEL,))

@@ -66,9 +66,8 @@ def test_settings_of_a_user_are_in_the_users_folder(tmp_path: Path) -> None:
 def test_those_who_do_not_share_units_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
     monkeypatch.setattr("socket.gethostname", lambda: "host-a")
-    assert autoscaler_name(user=False, is_dry_run=False) == "host-a"
-    assert autoscaler_name(user=True, is_dry_run=False) == "host-a:ada"
-    assert autoscaler_name(user=False, is_dry_run=True) == "host-a (dry run)"
+    assert autoscaler_name(user=False) == "host-a"
+    assert autoscaler_name(user=True) == "host-a:ada"
 
 
 # -- for the service manager -----------------------------------------------------------------------------------------
