@@ -430,9 +430,15 @@ def _messages(schemas: Mapping[str, Json], examples: Mapping[str, Any]) -> Itera
 
 def _structured(tag: str, schema: Json, example: Any) -> Json:
     summary = str(schema["description"]).partition("\n\n")[0]
-    described = {"title": schema["title"], "contentType": CONTENT_JSON, "summary": " ".join(summary.split())}
+    described = {"title": schema["title"], "contentType": _content_type(tag), "summary": " ".join(summary.split())}
     shown = {} if example is None else {"examples": [{"payload": example}]}
     return described | {"payload": {"$ref": f"json/{tag}.json"}} | shown
+
+
+def _content_type(tag: str) -> str:
+    """msgpack is what goes between processes of this project alone: they read JSON, too."""
+    is_packed = tag.startswith(("worker.", "autoscaler.", "service.")) or tag == "coordinator.started"
+    return CONTENT_MSGPACK if is_packed else CONTENT_JSON
 
 
 def _channel(name: str, channel: Channel) -> Json:

@@ -30,6 +30,7 @@ class Heard(NamedTuple):
         headers: Its headers, and as `status` that of the server.
         payload: Its bytes.
         json: The document in it, if it is one in JSON.
+        msgpack: The document in it, if it is none in JSON but one in msgpack.
     """
 
     subject: str
