@@ -64,7 +64,7 @@ async def test_stop_drains_as_long_as_there_is_progress(machine: Machine) -> Non
     use_scripted_workers(machine, service="TimeoutStopSec=2s", SCRIPTED_STEP_S=0.02)
     machine.run("systemctl", "start", WORKER)
     text = "a long story. " * 20
-    async with _client(machine) as client, client.session() as session:
+    async with _client(machine) as client, client.session(model="tiny") as session:
         result = echo(text=text)
         await _wait_status(machine, WORKER, "tiny: 1/16 running.*")
         began = time.monotonic()
@@ -85,7 +85,7 @@ async def test_stop_hands_over_what_does_not_end_in_time_with_its_tokens(machine
     use_scripted_workers(machine, SCRIPTED_STEP_S=0.02, PARROT_MQ_WORKER_DRAIN_S=0.5)
     machine.run("systemctl", "start", WORKER)
     text = "a long story. " * 20
-    async with _client(machine) as client, client.session() as session:
+    async with _client(machine) as client, client.session(model="tiny") as session:
         result = echo(text=text)
         await _wait_status(machine, WORKER, "tiny: 1/16 running.*")
         machine.run("systemctl", "start", "parrot-worker@1.service")
@@ -101,7 +101,7 @@ async def test_stop_hands_over_what_does_not_end_in_time_with_its_tokens(machine
 async def test_a_drain_without_progress_is_ended(machine: Machine) -> None:
     use_scripted_workers(machine, service="TimeoutStopSec=2s\nWatchdogSec=0")
     machine.run("systemctl", "start", WORKER)
-    async with _client(machine) as client, client.session():
+    async with _client(machine) as client, client.session(model="tiny"):
         (machine.shared / "stuck").touch()
         result = echo(text="hello")
         await _wait_status(machine, WORKER, "tiny: 1/16 running.*")
@@ -126,7 +126,7 @@ def test_stopping_the_target_drains_all_workers(machine: Machine) -> None:
 async def test_a_stuck_step_ends_in_a_restart_and_the_work_is_done_after_it(machine: Machine) -> None:
     use_scripted_workers(machine, service="WatchdogSec=2s\nRestartSec=100ms", PARROT_MQ_WORKER_MAX_STEP_S=1)
     machine.run("systemctl", "start", WORKER)
-    async with _client(machine) as client, client.session():
+    async with _client(machine) as client, client.session(model="tiny"):
         (machine.shared / "stuck").touch()
         result = echo(text="hello")
         await _wait_status(machine, WORKER, "stuck: the engine is in one step for .*")
@@ -152,12 +152,11 @@ def test_a_stopped_event_loop_ends_in_a_restart(machine: Machine) -> None:
 
 def test_a_worker_that_fails_again_and_again_is_given_up(machine: Machine) -> None:
     machine.drop_in(
-        "parrot-worker@.service",
-        "[Service]\nEnvironment=PARROT_MQ_WORKER_MODEL_PATH=/nothing\nRestartSec=10ms\nEnvironmentFile=\n",
+        "parrot-worker@.service", "[Service]\nEnvironment=PARROT_MQ_WORKER_DTYPE=float13\nRestartSec=10ms\n"
     )
     machine.run("systemctl", "start", WORKER, check=False)
     machine.wait(WORKER, ActiveState="failed", NRestarts="5")
-    assert "cannot load a model from '/nothing'" in machine.journal(WORKER)
+    assert "dtype='float13' (PARROT_MQ_WORKER_DTYPE)" in machine.journal(WORKER)
     machine.run("systemctl", "reset-failed", WORKER)
     use_scripted_workers(machine)
     machine.run("systemctl", "start", WORKER)
@@ -167,7 +166,7 @@ async def test_what_a_killed_worker_had_is_done_by_another(machine: Machine) -> 
     use_scripted_workers(machine, service="RestartSec=100ms", SCRIPTED_STEP_S=0.02)
     machine.run("systemctl", "start", WORKER)
     texts = [f"story number {number} of several. " * 8 for number in range(8)]
-    async with _client(machine) as client, client.session():
+    async with _client(machine) as client, client.session(model="tiny"):
         results = [echo(text=text) for text in texts]
         await _wait_status(machine, WORKER, "tiny: 8/16 running.*")
         machine.run("systemctl", "kill", "--signal=KILL", WORKER)
@@ -194,7 +193,7 @@ async def test_a_killed_coordinator_is_replaced_and_comes_back(machine: Machine)
     machine.run("systemctl", "start", WORKER)
     leader, second = _leader(machine)
     before = int(machine.show(leader, "NRestarts")["NRestarts"])
-    async with _client(machine) as client, client.session():
+    async with _client(machine) as client, client.session(model="tiny"):
         result = echo(text="a long story. " * 10)
         await _wait_status(machine, WORKER, "tiny: 1/16 running.*")
         machine.run("systemctl", "kill", "--signal=KILL", leader)
