@@ -236,8 +236,10 @@ async def test_calls_may_change_their_order_between_functions(service: PipelineS
 
     async def unsteady(text: str, note: str = "") -> dict[str, Any]:
         nonlocal is_first_time
-        calls = [("a", first), ("b", second)]
-        outputs = {name: function(text=text) for name, function in (calls if is_first_time else calls[::-1])}
+        if is_first_time:
+            outputs = {"a": first(text=text), "b": second(text=text)}
+        else:
+            outputs = {"b": second(text=text), "a": first(text=text)}
         texts = {name: await outputs[name] for name in sorted(outputs)}
         if is_first_time:
             is_first_time = False
