@@ -23,8 +23,8 @@ MIN_DEBTS = 1024
 class DeficitRoundRobin:
     """Names that have work take turns; over time each spends in proportion to its weight.
 
-    Debts are remembered while a name has no work, and paid off by the rounds that others have meanwhile. A name that gets
-    work and has no debt has its turn at once, before those that are busy: it gets its share in advance.
+    Debts are remembered while a name has no work, and paid off by the rounds that others have meanwhile. A name that
+    gets work and has no debt has its turn at once, before those that are busy: it gets its share in advance.
 
     `next` costs O(names that have work) where the turns pass on, else O(1).
 

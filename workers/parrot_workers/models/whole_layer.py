@@ -1,4 +1,4 @@
-"""Lean layers on a CPU in one call each, for steps of few rows that share nothing: a chain, a chat, the last of many."""
+"""Lean layers on a CPU in one call each, for steps of few rows that share nothing: chains, chats, the last of many."""
 
 from __future__ import annotations
 
