@@ -20,6 +20,7 @@ from parrot_mq.coordinator import CoordinatorConfig, CoordinatorStatistics, open
 from parrot_mq.coordinator.metrics import CoordinatorCollector, LeaderCollector
 from parrot_mq.coordinator.statistics import LeaderStatistics
 from parrot_mq.messages import WorkerStatus
+from parrot_mq.pipelines import Source, load_pipeline
 from parrot_mq.types import Objective
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,12 @@ def test_the_objectives_of_the_readme_can_be_said(tmp_path: Path) -> None:
     functions = runpy.run_path(str(program))
     assert functions["tag"].spec.objectives == {"tags": Objective(kind="throughput")}
     assert functions["reply"].spec.objectives == {"answer": Objective(ttft_ms=500, tpot_ms=40)}
+
+
+def test_the_pipeline_of_the_readme_can_be_loaded(tmp_path: Path) -> None:
+    program = tmp_path / "triage.py"
+    program.write_text(_python_blocks()[2])
+    assert load_pipeline(f"{program}:triage").source == Source(stream="TICKETS", id="/id")
 
 
 async def test_the_examples_run(service: None, capsys: pytest.CaptureFixture[str]) -> None:
