@@ -12,8 +12,8 @@ from parrot_workers.testing import scripted_worker
 from parrot_mq.bus import BusConfig, open_bus
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
-from parrot_mq.testing.nats_server import running_nats_server
-from tests.interop.agent import SCRIPTS
+from tests.interop.agent import SCRIPTS, ClientKind
+from tests.interop.gateways import running_gateways
 from tests.interop.node import EXAMPLES, Node, script_folder
 
 STORY = "there was a parrot 🦜 who spoke in small pieces."
@@ -43,10 +43,16 @@ def scripts() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def own_nats_url() -> Iterator[str]:
-    """A server that no other test has put work into."""
-    with running_nats_server() as server:
-        yield server.url
+def urls() -> Iterator[dict[ClientKind, str]]:
+    """Where a server that no other test has put work into listens for each kind of client."""
+    with running_gateways() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def own_nats_url(urls: dict[ClientKind, str]) -> str:
+    """Where it listens for NATS clients."""
+    return urls["tcp"]
 
 
 @pytest.fixture
@@ -64,6 +70,7 @@ async def client(own_nats_url: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def node(node_folder: Path, own_nats_url: str) -> Node:
+def node(node_folder: Path, urls: dict[ClientKind, str]) -> Node:
     """Runs scripts against the service."""
-    return Node(node_folder, own_nats_url)
+    gateways = {"WEBSOCKET_URL": urls["websocket"], "MQTT_URL": urls["mqtt"]}
+    return Node(node_folder, urls["tcp"], gateways)

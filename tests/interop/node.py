@@ -154,11 +154,17 @@ async def running_script(path: Path, *arguments: str, environment: Mapping[str, 
 
 
 class Node:
-    """Starts scripts against one server."""
+    """Starts scripts against one server.
 
-    def __init__(self, folder: Path, url: str) -> None:
+    Args:
+        folder: The scripts beside their packages.
+        url: Where the server listens for NATS clients.
+        environment: Further variables, such as where it listens for others.
+    """
+
+    def __init__(self, folder: Path, url: str, environment: Mapping[str, str] | None = None) -> None:
         self._folder = folder
-        self._url = url
+        self._environment = {"NATS_URL": url, **(environment or {})}
 
     async def run(self, name: str, session: str) -> list[Line]:
         """Run a script to its end; returns what it printed."""
@@ -168,5 +174,5 @@ class Node:
     @asynccontextmanager
     async def start(self, name: str, session: str) -> AsyncIterator[Script]:
         """Run a script during the block."""
-        async with running_script(self._folder / name, session, environment={"NATS_URL": self._url}) as script:
+        async with running_script(self._folder / name, session, environment=self._environment) as script:
             yield script

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from parrot_mq.messages import (
 from parrot_mq.types import SessionId, TenantId, VariableId, fresh_id
 from tests.interop.agent import Agent, AgentRefused, ClientKind, Heard, open_agent
 from tests.interop.conftest import STORY, answer
-from tests.interop.gateways import Gateways, running_gateways
+from tests.interop.gateways import Gateways
 
 pytestmark = pytest.mark.node
 
@@ -57,19 +57,6 @@ both_encodings = pytest.mark.parametrize("encoding", ["json", "msgpack"])
 
 
 # -- server and clients ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def urls() -> Iterator[dict[ClientKind, str]]:
-    """Where a server listens for each kind of client."""
-    with running_gateways() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def own_nats_url(urls: dict[ClientKind, str]) -> str:
-    """The service is on the same server."""
-    return urls["tcp"]
 
 
 @pytest.fixture

@@ -203,6 +203,18 @@ async def test_a_session_is_explained(node: Node, client: Client, session: str) 
     assert story["state"] in ("assigned", "running", "finished")  # the coordinator may not have heard of the end yet
 
 
+# -- gateways --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_browser_sets_a_variable(node: Node, client: Client, session: str) -> None:
+    assert await node.run("websocket.mjs", session) == [{"stored": STREAM_VARS}, {"topic": "parrots"}]
+    assert await _read(client, session, "topic") == "parrots"
+
+
+async def test_a_device_has_a_text_made(node: Node, client: Client, session: str) -> None:
+    assert await node.run("mqtt.mjs", session) == [{"greeting": "<Greet the parrots:>"}]
+
+
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
