@@ -94,9 +94,9 @@ class PipelineService:
 
 
 @asynccontextmanager
-async def pipeline_service() -> AsyncIterator[PipelineService]:
-    """Server, coordinator and worker for the length of a block."""
-    async with NatsServer() as server:
+async def pipeline_service(*extra_config: str) -> AsyncIterator[PipelineService]:
+    """Server (with further lines of configuration), coordinator and worker for the length of a block."""
+    async with NatsServer(extra_config=extra_config) as server:
         config = BusConfig(servers=(server.url,))
         async with (
             open_bus(config) as coordinator_bus,
