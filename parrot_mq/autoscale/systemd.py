@@ -27,6 +27,9 @@ UNIT: Final = "org.freedesktop.systemd1.Unit"
 SERVICE_UNIT: Final = "org.freedesktop.systemd1.Service"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
+MAX_READS: Final = 5
+"""So often a unit is read that changes while it is read."""
+
 SESSION_BUS: Final = "DBUS_SESSION_BUS_ADDRESS"
 
 _GONE: Final = (
@@ -115,13 +118,26 @@ class Systemd:
             raise ServiceManagerUnavailable(reason=str(error)) from error
 
     async def _complete(self, listed: _Listed) -> Unit:
-        phase = _phase(listed)
-        if phase in (UnitPhase.OFF, UnitPhase.UNAVAILABLE):
-            return Unit(name=listed.name, phase=phase)
+        """Read the rest; again, if it has changed meanwhile: else the end of one run would be told of the next."""
+        for _ in range(MAX_READS):
+            phase = _phase(listed)
+            if phase in (UnitPhase.OFF, UnitPhase.UNAVAILABLE):
+                return Unit(name=listed.name, phase=phase)
+            unit = await self._read_run(listed, phase)
+            reply = await self._manage("ListUnitsByNames", "as", [[listed.name]])
+            before, listed = listed, _Listed(*reply.body[0][0])
+            if listed[2:5] == before[2:5] and await self._invocation(listed.path) == unit.invocation:
+                return unit
+        raise ServiceManagerUnavailable(reason=f"{listed.name} changes faster than it can be read")
+
+    async def _invocation(self, path: str) -> str:
+        return bytes(await self._get(path, UNIT, "InvocationID")).hex()
+
+    async def _read_run(self, listed: _Listed, phase: UnitPhase) -> Unit:
         return Unit(
             name=listed.name,
             phase=phase,
-            invocation=bytes(await self._get(listed.path, UNIT, "InvocationID")).hex(),
+            invocation=await self._invocation(listed.path),
             started_at=await self._get(listed.path, SERVICE_UNIT, "ExecMainStartTimestamp") / 1e6,
             ready_at=await self._get(listed.path, UNIT, "ActiveEnterTimestamp") / 1e6,
             num_restarts=await self._get(listed.path, SERVICE_UNIT, "NRestarts"),
