@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from parrot_mq.bus import Bus, Delivery, Headers
-from parrot_mq.errors import SubjectTaken
+from parrot_mq.errors import PayloadTooLarge, SubjectTaken
 from parrot_mq.messages import CONTENT_JSON, HEADER_CONTENT_TYPE, STREAM_DEAD, ErrorInfo, dead_subject
 from parrot_mq.pipelines.repeatable import session_name
 
@@ -27,6 +27,7 @@ class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
         payload: What it said; base64 on the wire.
         headers: Its headers.
         sequence: Its place in its stream; 0 if it came from none.
+        is_cut: It was too large to be kept, so `payload` is missing; it cannot be worked on once more.
     """
 
     pipeline: str
@@ -36,6 +37,7 @@ class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     payload: bytes = b""
     headers: dict[str, str] = {}
     sequence: int = 0
+    is_cut: bool = False
 
     def delivery(self) -> Delivery:
         """The event as it came."""
@@ -52,9 +54,16 @@ async def bury_event(bus: Bus, tenant: str, dead: DeadEvent) -> None:
     Raises:
         TransportError: It could not be stored.
     """
-    payload = msgspec.json.encode(dead)
+    try:
+        await _store(bus, tenant, dead)
+    except PayloadTooLarge:
+        await _store(bus, tenant, msgspec.structs.replace(dead, payload=b"", headers={}, is_cut=True))
+
+
+async def _store(bus: Bus, tenant: str, dead: DeadEvent) -> None:
     with suppress(SubjectTaken):
-        await bus.publish_once(dead.grave(tenant), payload, headers={HEADER_CONTENT_TYPE: CONTENT_JSON})
+        headers = {HEADER_CONTENT_TYPE: CONTENT_JSON}
+        await bus.publish_once(dead.grave(tenant), msgspec.json.encode(dead), headers=headers)
 
 
 async def forget_event(bus: Bus, tenant: str, dead: DeadEvent) -> None:

@@ -238,7 +238,9 @@ class PipelineRunner:
             NoResponders: No coordinator is running.
             TransportError: They cannot be read.
         """
-        graves = [dead async for dead in dead_events(self._bus, self._client.tenant, self._pipeline.name)]
+        every = [dead async for dead in dead_events(self._bus, self._client.tenant, self._pipeline.name)]
+        graves = [dead for dead in every if not dead.is_cut]
+        self._statistics.num_dead += len(every) - len(graves)
         places = asyncio.Semaphore(self._pipeline.limits.concurrency)
         async with task_group() as group:
             for dead in graves:

@@ -141,6 +141,15 @@ async def test_a_replay_works_with_fresh_values(service: PipelineService) -> Non
     assert (await service.replay(make_pipeline())).num_published == 0
 
 
+async def test_an_event_too_large_to_be_kept_is_told_all_the_same(service: PipelineService) -> None:
+    """Base64 makes it larger than a message may be."""
+    await service.publish("events.x", [{"id": 1, "text": None, "filler": "x" * 900_000}])
+    await _work_off(service, make_pipeline())
+    (dead,) = await _dead(service)
+    assert (dead.event_id, dead.reason.code, dead.payload, dead.is_cut) == ("1", "event_mismatch", b"", True)
+    assert (await service.replay(make_pipeline())).num_dead == 1
+
+
 async def test_no_more_is_taken_on_than_the_limit(service: PipelineService) -> None:
     """The rest stays in the stream, where other processes find it."""
     running, most = 0, 0
