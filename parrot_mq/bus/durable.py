@@ -17,6 +17,7 @@ from parrot_mq.bus.backoff import TryAgain, retrying
 from parrot_mq.bus.base import Bus, Delivery
 from parrot_mq.bus.frames import split_ack
 from parrot_mq.bus.jetstream import STREAM_NOT_FOUND, TEMPORARY, ApiError
+from parrot_mq.bus.matching import matches
 from parrot_mq.errors import ConfigurationError, PublishRejected, StreamMismatch, TransportError
 from parrot_mq.tasks import task_group
 
@@ -47,8 +48,13 @@ SettlingHandler = Callable[[Delivery], Awaitable[Settlement]]
 """Handles one delivery; many run at a time. What it raises ends the consumer."""
 
 
+class _StreamConfig(msgspec.Struct, frozen=True):
+    subjects: list[str] = []
+
+
 class _Reply(msgspec.Struct, frozen=True):
     error: ApiError | None = None
+    config: _StreamConfig = _StreamConfig()  # of a stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +89,25 @@ class DurableConsumer:
             TransportError: The server refused it, or does not answer.
         """
         body = msgspec.json.encode({"stream_name": self.stream, "config": self._settings()})
-        subject = f"$JS.API.CONSUMER.DURABLE.CREATE.{self.stream}.{self.name}"
+        await self._ask(bus, f"CONSUMER.DURABLE.CREATE.{self.stream}.{self.name}", body)
 
-        async def attempt(timeout_s: float) -> None:
-            reply = await bus.request(subject, body, timeout_s=timeout_s)
-            error = msgspec.json.decode(reply.payload, type=_Reply).error
-            if error is not None:
-                raise self._refused(subject, error)
+    async def takes(self, bus: Bus, subject: str) -> bool:
+        """Whether what is published on a subject would be delivered here; raises as `create`."""
+        reply = await self._ask(bus, f"STREAM.INFO.{self.stream}", b"")
+        is_stored = any(matches(each, subject) for each in reply.config.subjects)
+        return is_stored and (not self.subject or matches(self.subject, subject))
 
-        await retrying(_TOTAL_S, attempt)
+    async def _ask(self, bus: Bus, operation: str, body: bytes) -> _Reply:
+        subject = f"$JS.API.{operation}"
+
+        async def attempt(timeout_s: float) -> _Reply:
+            answer = await bus.request(subject, body, timeout_s=timeout_s)
+            reply = msgspec.json.decode(answer.payload, type=_Reply)
+            if reply.error is not None:
+                raise self._refused(subject, reply.error)
+            return reply
+
+        return await retrying(_TOTAL_S, attempt)
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {

@@ -143,13 +143,17 @@ class Pipeline:
         if len(self.name) > MAX_NAME:
             raise self._mistake(f"the name has {len(self.name)} characters", f"use at most {MAX_NAME}")
         if self.source.filter and matches(self.source.filter, self.result.subject):
-            raise self._mistake("results would be events again", "publish them on another subject")
+            raise self.circle()
         try:
             inspect.signature(self.program).bind(**self.inputs)
         except TypeError as error:
             takes = ", ".join(inspect.signature(self.program).parameters) or "nothing"
             remedy = f"name the inputs as its parameters: {takes}"
             raise self._mistake(f"the program does not take the inputs: {error}", remedy) from None
+
+    def circle(self) -> PipelineError:
+        """The error that results would be events again."""
+        return self._mistake("results would be events again", "publish them on another subject")
 
     def _mistake(self, problem: str, remedy: str) -> PipelineError:
         return PipelineError(where=f"pipeline {self.name!r}", problem=problem, remedy=remedy)

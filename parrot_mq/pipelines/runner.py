@@ -78,10 +78,14 @@ class PipelineRunner:
 
         Raises:
             ConfigurationError: There is no such stream.
+            PipelineError: The stream of events would take the results.
             TransportError: The server refuses what the pipeline needs.
         """
         if self._pipeline.source.stream:
-            await self._consumer().run(self._bus, self.handle, stop)
+            consumer = self._consumer()
+            if await consumer.takes(self._bus, self._pipeline.result.subject):
+                raise self._pipeline.circle()
+            await consumer.run(self._bus, self.handle, stop)
         else:
             await self._listen(stop)
 

@@ -218,6 +218,18 @@ async def test_events_of_a_subject_become_results_for_whoever_listens(service: P
         assert json.loads((await results.get()).payload)["two"] == _answer("hello")
 
 
+async def test_a_stream_that_would_take_the_results_is_refused(service: PipelineService) -> None:
+    async def run() -> None:
+        async with service.running(make_pipeline(result=Result(subject="events.done"))):
+            await asyncio.Event().wait()
+
+    assert "results would be events again" in str(await raised_by(run()))
+    await service.publish("events.x", [{"id": 1, "text": "x"}])
+    source, result = Source(stream=EVENTS, subject="events.x", id="/id"), Result(subject="events.done")
+    await _work_off(service, make_pipeline(source=source, result=result))
+    assert await service.num_stored(EVENTS) == 2
+
+
 async def test_a_stream_that_is_not_there_is_told(service: PipelineService) -> None:
     async def run() -> None:
         async with service.running(make_pipeline(source=Source(stream="NOWHERE"))):
