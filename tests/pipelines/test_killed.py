@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,14 @@ from tests.coordinator.service import eventually, expected
 from tests.pipelines.programs import EVENTS, RESULTS
 from tests.pipelines.service import PipelineService, pipeline_service
 
+ROOT = Path(__file__).parents[2]
 NUM_EVENTS, NUM_KILLS = 10_000, 5
 
 
 async def _start(service: PipelineService) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "parrot_mq", "pipeline", "run", "tests.pipelines.programs:echo",
-        "--servers", service.url, "--log-level", "warning",
+        "--servers", service.url, "--log-level", "warning", cwd=ROOT,
     )  # fmt: skip
 
 
