@@ -60,7 +60,7 @@ class Life:
         self._current: Ask | None = None
         self._failure: BaseException | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order in which they were started
         self._children: Children | None = None
         self._supervision = Supervision()
         self.is_cancelled = False  # set by `Cell`, which cancels a life at most once
@@ -135,8 +135,8 @@ class Life:
         except RuntimeError as error:  # also from a group that is being aborted
             work.close()
             raise ActorStopped(address=self._cell.address) from error
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
 
     # -- the phases --------------------------------------------------------------------------------------------------

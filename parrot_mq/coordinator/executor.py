@@ -137,7 +137,7 @@ class GraphExecutor:
     async def _begin(self, task: Task) -> None:
         """Hand over what is ready of a task, and tell what is known of the rest."""
         state = self.state
-        for name in {name for planned in task.generations.values() for name in planned.reads}:
+        for name in dict.fromkeys(name for planned in task.generations.values() for name in planned.reads):
             if isinstance(value := state.values.get(name), ErrorInfo):
                 await self._spread(name, value)
         for name, planned in task.generations.items():

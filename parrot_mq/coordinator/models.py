@@ -16,7 +16,7 @@ class Models:
 
     def __init__(self) -> None:
         self._dispatchers: dict[str, ActorRef] = {}
-        self._waiting: set[ActorRef] = set()
+        self._waiting: dict[ActorRef, None] = {}  # in the order in which they asked
         self._is_settled = False
 
     @property
@@ -47,7 +47,7 @@ class Models:
 
     def notify(self, ref: ActorRef) -> None:
         """Tell `ref` once when the directory changes."""
-        self._waiting.add(ref)
+        self._waiting[ref] = None
 
     async def add(self, model: str, dispatcher: ActorRef) -> None:
         """A model is served from now on."""
@@ -60,7 +60,7 @@ class Models:
         await self._changed()
 
     async def _changed(self) -> None:
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, {}
         for ref in waiting:
             with suppress(ActorStopped):  # a session that was closed and dropped meanwhile
                 await ref.tell(ModelsChanged())
