@@ -60,8 +60,8 @@ float scale_of(const T *x, int64_t size, float eps) {
     return 1.0f / std::sqrt(sum / static_cast<float>(size) + eps);
 }
 
-template <typename T>
-void norm_row(const T *x, const T *weight, T *out, int64_t size, float eps) {
+template <typename X, typename W, typename O>
+void norm_row(const X *x, const W *weight, O *out, int64_t size, float eps) {
     const float scale = scale_of(x, size, eps);
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) put(out[i], to_float(x[i]) * scale * to_float(weight[i]));
@@ -86,17 +86,22 @@ void add_norm(const T *x, const T *h, const T *weight, T *total, T *out, int64_t
     }
 }
 
+// Of part of a row: silu(gate) * up.
+template <typename T>
+void gate_row(const T *g, const T *up, T *out, int64_t size) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+        const float x = to_float(g[i]);
+        put(out[i], x / (1.0f + exp_of(std::min(-x, 88.0f))) * to_float(up[i]));
+    }
+}
+
 template <typename T>
 void gate(const T *gate_up, T *out, int64_t rows, int64_t size, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * size > MIN_PARALLEL)
     for (int64_t row = 0; row < rows; ++row) {
-        const T *g = gate_up + row * 2 * size, *up = g + size;
-        T *o = out + row * size;
-#pragma omp simd
-        for (int64_t i = 0; i < size; ++i) {
-            const float x = to_float(g[i]);
-            put(o[i], x / (1.0f + exp_of(std::min(-x, 88.0f))) * to_float(up[i]));
-        }
+        const T *g = gate_up + row * 2 * size;
+        gate_row(g, g + size, out + row * size, size);
     }
 }
 
@@ -415,13 +420,7 @@ void linear_share(const float *x, const Weight &w, float *out, int64_t rows) {
 
 template <typename T>
 void norm_floats(const float *x, const T *weight, float *out, int64_t rows, int64_t size, float eps) {
-    for (int64_t row = 0; row < rows; ++row) {
-        const float *a = x + row * size;
-        float *o = out + row * size;
-        const float scale = scale_of(a, size, eps);
-#pragma omp simd
-        for (int64_t i = 0; i < size; ++i) o[i] = a[i] * scale * to_float(weight[i]);
-    }
+    for (int64_t row = 0; row < rows; ++row) norm_row(x + row * size, weight, out + row * size, size, eps);
 }
 
 template <typename T, typename C>
@@ -479,9 +478,7 @@ int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos
             const int64_t row = part / threads, begin = part % threads * inner / threads,
                           end = (part % threads + 1) * inner / threads;
             const float *g = gate_up + row * 2 * inner, *up = g + inner;
-            float *o = gated + row * inner;
-#pragma omp simd
-            for (int64_t i = begin; i < end; ++i) o[i] = g[i] / (1.0f + exp_of(std::min(-g[i], 88.0f))) * up[i];
+            gate_row(g + begin, up + begin, gated + row * inner + begin, end - begin);
         }
         linear_share<T>(gated, l.down, sum, rows);
 #pragma omp single
