@@ -6,7 +6,8 @@
       CodecError                MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
       ProgramError              InvalidName, TemplateError, CallError, GraphCycleError, DuplicateProducer,
                                 VariableAlreadySet, InputFailed, ModelNotServed, TaskCancelled,
-                                DeadlineExceeded, SessionClosed, TransformError, QuotaExceeded, EventMismatch
+                                DeadlineExceeded, SessionClosed, TransformError, QuotaExceeded, EventMismatch,
+                                FunctionNotServed, FunctionFailed, FunctionTimedOut
       ActorError                ActorNotFound, ActorNameTaken, ActorStopped, ActorFailed, AskTimeout, MailboxFull,
                                 RestartIntensityExceeded
       TransportError            ConnectFailed, ConnectionClosed, ConnectionLost, ServerTooOld, JetStreamUnavailable,
@@ -49,6 +50,9 @@ __all__ = [
     "DuplicateProducer",
     "EngineFailure",
     "EventMismatch",
+    "FunctionFailed",
+    "FunctionNotServed",
+    "FunctionTimedOut",
     "GenerationAborted",
     "GraphCycleError",
     "InputFailed",
@@ -345,9 +349,41 @@ class SessionClosed(ProgramError):
 
 
 class TransformError(ProgramError, ValueError):
-    """A transform did not fit the text it was given."""
+    """A transform did not fit the text it was given, or a variable that has to be a list is none."""
 
     code = "transform"
+
+
+class FunctionNotServed(ProgramError, LookupError):
+    """Nobody takes calls of the native function that a task names."""
+
+    code = "function_not_served"
+    function: str
+
+    def __init__(self, *, function: str, remedy: str) -> None:
+        super().__init__(f"native function {function!r} is not served: {remedy}", function=function)
+
+
+class FunctionFailed(ProgramError):
+    """A native function ended with an error, or its answer cannot be used."""
+
+    code = "function_failed"
+    function: str
+    problem: str
+
+    def __init__(self, *, function: str, problem: str) -> None:
+        super().__init__(f"native function {function!r} failed: {problem}", function=function, problem=problem)
+
+
+class FunctionTimedOut(ProgramError, TimeoutError):
+    """A native function gave no answer in the time that one call may take, or whoever ran it was lost."""
+
+    code = "function_timed_out"
+    retryable = True
+    function: str
+
+    def __init__(self, *, function: str, problem: str) -> None:
+        super().__init__(f"native function {function!r} gave no answer: {problem}", function=function, problem=problem)
 
 
 class EventMismatch(ProgramError, ValueError):

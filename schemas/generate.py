@@ -20,8 +20,9 @@ from typing import Any
 
 import msgspec
 
-from parrot_mq import types
-from parrot_mq.messages import SCHEMA_VERSION, Message, encode, encode_json, wire
+from parrot_mq import messages, types
+from parrot_mq.messages import SCHEMA_VERSION, Message, encode, encode_json
+from parrot_mq.program import transforms
 
 HERE = Path(__file__).parent
 GOLDEN = Path("golden") / f"v{SCHEMA_VERSION}"
@@ -41,7 +42,7 @@ _EXAMPLE = re.compile(r"(<!-- (examples/\S+) -->\n```\w+\n).*?(```\n)", re.DOTAL
 
 def message_types() -> list[type[Message]]:
     """All messages of the wire, by tag."""
-    public = (getattr(wire, name) for name in wire.__all__)
+    public = (getattr(messages, name) for name in messages.__all__)
     found = [each for each in public if inspect.isclass(each) and issubclass(each, Message) and each is not Message]
     return sorted(found, key=tag_of)
 
@@ -74,7 +75,7 @@ def _describe(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _read_docstring(name: str) -> tuple[str, dict[str, str]]:
     """What a class is, and what its fields are."""
-    cls = getattr(wire, name, None) or getattr(types, name)
+    cls = next(getattr(home, name) for home in (messages, types, transforms) if hasattr(home, name))
     summary, _, attributes = (inspect.getdoc(cls) or "").partition("\n\nAttributes:\n")
     return summary, {field: " ".join(words.split()) for field, words in _FIELD.findall(attributes)}
 

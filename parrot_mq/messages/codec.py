@@ -12,6 +12,7 @@ import msgpack
 import msgspec
 
 from parrot_mq.errors import MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
+from parrot_mq.messages.base import NAME_PATTERN, Message
 from parrot_mq.messages.subjects import (
     CONTENT_JSON,
     CONTENT_MSGPACK,
@@ -19,7 +20,6 @@ from parrot_mq.messages.subjects import (
     HEADER_SCHEMA,
     SCHEMA_VERSION,
 )
-from parrot_mq.messages.wire import NAME_PATTERN, Message
 from parrot_mq.types import NAME_RULE, is_name
 
 __all__ = ["decode", "encode", "encode_json", "salvage_outputs"]
@@ -53,16 +53,29 @@ def decode(payload: bytes, expected: type[M], headers: Mapping[str, str] | None 
 
 
 @overload
-def decode(payload: bytes, expected: UnionType, headers: Mapping[str, str] | None = None) -> Any: ...
+def decode(
+    payload: bytes,
+    expected: UnionType,
+    headers: Mapping[str, str] | None = None,
+    *,
+    default: type[Message] | None = None,
+) -> Any: ...
 
 
-def decode(payload: bytes, expected: type[M] | UnionType, headers: Mapping[str, str] | None = None) -> Any:
+def decode(
+    payload: bytes,
+    expected: type[M] | UnionType,
+    headers: Mapping[str, str] | None = None,
+    *,
+    default: type[Message] | None = None,
+) -> Any:
     """Decode and check a message.
 
     Args:
         payload: msgpack or JSON, told apart by the `Content-Type` header, or else by the first byte.
         expected: A message class, or a union of them; the `type` field picks the member.
         headers: Headers of the message, read in any case when they are `bus.Headers`.
+        default: Which of several is meant if the message does not say it.
 
     Raises:
         UnsupportedSchemaVersion: The `Pmq-Schema` header names another version.
@@ -78,6 +91,8 @@ def decode(payload: bytes, expected: type[M] | UnionType, headers: Mapping[str, 
     plain = _parse(payload, name, headers.get(HEADER_CONTENT_TYPE, ""))
     if not isinstance(plain, dict):
         raise MalformedMessage(message_type=name, path="$", expected=f"Expected an object, got {type(plain).__name__}")
+    if default is not None:
+        plain.setdefault("type", str(default.__struct_config__.tag))
     if "type" not in plain and len(tags) > 1:
         raise MalformedMessage(message_type=name, path="$.type", expected=f"Expected {name}, got nothing")
     found = plain.setdefault("type", name)

@@ -12,6 +12,7 @@ from parrot_mq.types import SessionId, TaskId, TenantId, VariableId, check_name
 
 __all__ = [
     "ALL_CONTROL",
+    "ALL_REPLAYS",
     "ALL_TASKS",
     "COORDINATOR_STARTED",
     "CONTENT_JSON",
@@ -27,6 +28,7 @@ __all__ = [
     "LEASE_SUBJECT",
     "SCHEMA_VERSION",
     "STATUS_ERROR",
+    "STATUS_RUNNING",
     "REGISTRY_ADDRESS",
     "STREAM_BLOBS",
     "STREAM_DEAD",
@@ -38,12 +40,16 @@ __all__ = [
     "VariableAddress",
     "actor_subject",
     "blob_subject",
+    "call_subject",
     "control_subject",
     "dead_subject",
     "event_subject",
+    "item_variable",
     "parse_control",
+    "parse_replay",
     "parse_task",
     "parse_variable",
+    "replay_subject",
     "session_subjects",
     "set_subject",
     "stream_subject",
@@ -67,12 +73,15 @@ HEADER_PRODUCER: Final = "Pmq-Producer"
 HEADER_SCHEMA: Final = "Pmq-Schema"
 HEADER_USAGE: Final = "Pmq-Usage"
 STATUS_ERROR: Final = "error"
+STATUS_RUNNING: Final = "running"
+"""Of an answer to a call: it is still to come."""
 SCHEMA_VERSION: Final = "1"
 CONTENT_MSGPACK: Final = "application/msgpack"
 CONTENT_JSON: Final = "application/json"
 CONTENT_TEXT: Final = "text/plain"
 
 ALL_CONTROL: Final = "pmq.*.control.>"
+ALL_REPLAYS: Final = "pmq.*.replay.>"
 ALL_TASKS: Final = "pmq.*.task.>"
 REGISTRY_ADDRESS: Final = "coordinator/registry"
 COORDINATOR_STARTED: Final = "pmq-sys.coordinator.started"
@@ -130,6 +139,13 @@ def stream_subject(tenant: str, session: str, variable: str) -> str:
     return f"pmq.{check_name('tenant', tenant)}.stream.{session}.{variable}"
 
 
+def replay_subject(tenant: str, session: str, variable: str) -> str:
+    """Asks the worker that generates a variable for the text so far."""
+    return (
+        f"pmq.{check_name('tenant', tenant)}.replay.{check_name('session', session)}.{check_name('variable', variable)}"
+    )
+
+
 def event_subject(tenant: str, session: str, kind: str) -> str:
     """What happened to the tasks of a session; session and kind may be `*`."""
     session, kind = _any_or_name("session", session), _any_or_name("kind", kind)
@@ -139,6 +155,22 @@ def event_subject(tenant: str, session: str, kind: str) -> str:
 def blob_subject(tenant: str, digest: str, chunk: int | str) -> str:
     """One chunk of a large value; `chunk` may be `*`."""
     return f"pmq.{check_name('tenant', tenant)}.blob.{check_name('blob', digest)}.{_any_or_name('chunk', str(chunk))}"
+
+
+def call_subject(tenant: str, session: str, function: str) -> str:
+    """A native function is called here; whoever serves it listens with `*` as the session, in a queue group."""
+    session = _any_or_name("session", session)
+    return f"pmq.{check_name('tenant', tenant)}.call.{session}.{check_name('function', function)}"
+
+
+def raw_variable(variable: str) -> VariableId:
+    """The variable of the text that the transforms of an output are given."""
+    return VariableId(check_name("variable", f"{variable}-raw"))
+
+
+def item_variable(variable: str, index: int) -> VariableId:
+    """The variable of one item of a list that the coordinator makes, counted from 0."""
+    return VariableId(check_name("variable", f"{variable}-{index}"))
 
 
 def dead_subject(tenant: str, task: str) -> str:
@@ -168,6 +200,12 @@ def parse_variable(subject: str) -> VariableAddress:
         InvalidName: It is no such subject (a plain client published it; the bus stores any subject).
     """
     tenant, session, variable = _parse(subject, "variable", ("var", "set"))
+    return VariableAddress(TenantId(tenant), SessionId(session), VariableId(variable))
+
+
+def parse_replay(subject: str) -> VariableAddress:
+    """Read the address out of a `replay` subject; raises `InvalidName` as `parse_variable` does."""
+    tenant, session, variable = _parse(subject, "variable", ("replay",))
     return VariableAddress(TenantId(tenant), SessionId(session), VariableId(variable))
 
 

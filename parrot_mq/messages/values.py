@@ -8,6 +8,7 @@ import msgspec
 
 from parrot_mq.errors import MalformedMessage, ParrotError
 from parrot_mq.messages.codec import decode, encode_json
+from parrot_mq.messages.results import BlobRef, ErrorInfo, Usage
 from parrot_mq.messages.subjects import (
     CONTENT_JSON,
     CONTENT_TEXT,
@@ -19,7 +20,6 @@ from parrot_mq.messages.subjects import (
     SCHEMA_VERSION,
     STATUS_ERROR,
 )
-from parrot_mq.messages.wire import BlobRef, ErrorInfo, Usage
 
 __all__ = ["MAX_INLINE_BYTES", "Value", "decode_value", "encode_blob_ref", "encode_error", "encode_text", "read_usage"]
 

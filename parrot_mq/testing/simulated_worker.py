@@ -39,6 +39,7 @@ from parrot_mq.messages import (
     TokenDelta,
     Usage,
     VariableAddress,
+    WorkerMessage,
     WorkerStatus,
     encode_json,
     event_subject,
@@ -65,7 +66,6 @@ from parrot_mq.types import Objective, SessionId, TenantId, VariableId, WorkerId
 
 __all__ = ["SimulatedWorker", "SimulatedWorkerConfig", "simulated_worker"]
 
-_ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead | StandBy
 _BEATS_PER_WHOLE = 10  # every so many heartbeats tell all tokens and not only the new ones
 _RETRY_S = 0.5
 
@@ -538,7 +538,7 @@ async def simulated_worker(
         return lives[-1]
 
     async with ActorSystem(config.worker_id, bus=bus, clock=clock or SimulatedClock()) as system:
-        ref = await system.spawn(make, name="worker", restart=RestartPolicy.TRANSIENT, accepts=_ACCEPTS)
+        ref = await system.spawn(make, name="worker", restart=RestartPolicy.TRANSIENT, accepts=WorkerMessage)
         yield SimulatedWorker(config, lives, ref)
 
 

@@ -12,7 +12,8 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from parrot_mq.messages import Message, wire
+import parrot_mq.messages as wire
+from parrot_mq.messages import Message
 
 __all__ = [
     "MESSAGE_TYPES",

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from parrot_workers.worker import ACCEPTS
 
 from parrot_mq.bus.streams import SUBJECTS
 from parrot_mq.coordinator.coordinator import CONTROL, REGISTRY_ACCEPTS
-from parrot_mq.messages import subjects
+from parrot_mq.messages import WorkerMessage, subjects
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 PAGE = (FOLDER / "README.md").read_text()
@@ -124,7 +123,7 @@ def test_every_message_is_on_a_channel() -> None:
 
 def test_mailboxes_take_what_the_actors_accept() -> None:
     """And claim checks of it."""
-    assert CHANNELS["worker"]["messages"].keys() == _tags(ACCEPTS) | {"blob"}
+    assert CHANNELS["worker"]["messages"].keys() == _tags(WorkerMessage) | {"blob"}
     assert CHANNELS["registry"]["messages"].keys() == _tags(REGISTRY_ACCEPTS) | {"blob"}
 
 

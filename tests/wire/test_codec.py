@@ -16,6 +16,7 @@ from parrot_mq.bus import Headers
 from parrot_mq.errors import CodecError, MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
 from parrot_mq.messages import (
     Assign,
+    BlobRef,
     CancelGenerations,
     ErrorInfo,
     Message,
@@ -31,7 +32,6 @@ from parrot_mq.messages import (
     encode_json,
     salvage_outputs,
 )
-from parrot_mq.messages.wire import BlobRef
 from parrot_mq.types import Sampling
 from tests.wire.strategies import (
     MESSAGE_TYPES,

@@ -22,11 +22,11 @@ from parrot_mq.messages import (
     STREAM_LEASES,
     STREAM_TASKS,
     STREAM_VARS,
+    EventKind,
     PromptTask,
     TaskEvent,
 )
 from parrot_mq.messages.values import MAX_INLINE_BYTES
-from parrot_mq.messages.wire import EventKind
 from parrot_mq.types import Objective, Sampling
 
 FOLDER = Path(__file__).parents[2] / "schemas"

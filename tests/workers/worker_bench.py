@@ -13,7 +13,7 @@ from parrot_workers.bridge import EngineFactory
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import Engine, create_engine
 from parrot_workers.tiny_model import checkpoint_path
-from parrot_workers.worker import ACCEPTS, WorkerActor
+from parrot_workers.worker import WorkerActor
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, RemoteRef, RestartPolicy
 from parrot_mq.bus import Bus, Delivery, MemoryBus, MemoryServer, get_values
@@ -28,6 +28,7 @@ from parrot_mq.messages import (
     TokenDelta,
     Value,
     VariableAddress,
+    WorkerMessage,
     WorkerStatus,
     decode,
 )
@@ -182,7 +183,7 @@ async def open_bench(
             lambda: WorkerActor(worker_bus, config, load or (lambda report: make()), board=board),
             name="worker",
             restart=RestartPolicy.TRANSIENT,
-            accepts=ACCEPTS,
+            accepts=WorkerMessage,
         )
         bench = Bench(server, observer, worker, said)
         await bench.observe()

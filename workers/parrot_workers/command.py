@@ -16,7 +16,7 @@ from parrot_mq.bus import Bus, BusConfig, open_bus
 from parrot_mq.cli.metrics import MetricsHost, MetricsPort, serving_metrics
 from parrot_mq.cli.options import LogLevel, Servers, bus_config
 from parrot_mq.cli.process import exit_with_parent, run_async, stop_signal
-from parrot_mq.messages import LoadProgress
+from parrot_mq.messages import LoadProgress, WorkerMessage
 from parrot_mq.observability import configure_logging, reporting_service
 from parrot_mq.tasks import task_group
 from parrot_workers.board import WorkerBoard
@@ -26,7 +26,7 @@ from parrot_workers.engine import create_engine
 from parrot_workers.loading_bar import loading_bar
 from parrot_workers.slots import claim_gpu, slot_worker_id
 from parrot_workers.tiny_model import checkpoint_path
-from parrot_workers.worker import ACCEPTS, Drain, WorkerActor
+from parrot_workers.worker import Drain, WorkerActor
 
 if TYPE_CHECKING:
     from parrot_mq.observability.metrics import Collector
@@ -153,7 +153,7 @@ async def _start(
     """Start the worker; None if it was stopped while it loaded."""
     async with task_group() as group:
         spawning = system.spawn(
-            make, name="worker", restart=RestartPolicy.TRANSIENT, stop_timeout_s=stop_timeout_s, accepts=ACCEPTS
+            make, name="worker", restart=RestartPolicy.TRANSIENT, stop_timeout_s=stop_timeout_s, accepts=WorkerMessage
         )
         starting, stopping = group.create_task(spawning, name="start"), group.create_task(stop.wait(), name="stop")
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)

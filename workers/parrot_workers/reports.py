@@ -8,6 +8,7 @@ from parrot_mq.bus import Bus, fail_variable, set_variable
 from parrot_mq.clock import Clock
 from parrot_mq.errors import ConnectionClosed, ParrotError, TransportError, VariableAlreadySet
 from parrot_mq.messages import (
+    EventKind,
     Generation,
     Message,
     TaskEvent,
@@ -18,7 +19,6 @@ from parrot_mq.messages import (
     event_subject,
     stream_subject,
 )
-from parrot_mq.messages.wire import EventKind
 from parrot_mq.observability import get_logger
 from parrot_mq.types import SessionId, TenantId, VariableId
 from parrot_workers.engine.base import Delta, Finished, Started

@@ -16,10 +16,11 @@ from parrot_mq.actors import ActorRef, ActorSystem, RestartPolicy
 from parrot_mq.bus import Bus, MemoryBus, MemoryServer
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
+from parrot_mq.messages import WorkerMessage
 from parrot_mq.types import WorkerId, fresh_id
 from parrot_workers.config import WorkerConfig
 from parrot_workers.engine import Engine, GenerationRequest, ScriptedEngine
-from parrot_workers.worker import ACCEPTS, WorkerActor
+from parrot_workers.worker import WorkerActor
 
 __all__ = ["local_service", "scripted_worker"]
 
@@ -60,7 +61,7 @@ async def scripted_worker(
             lambda: WorkerActor(bus, config, lambda report: make()),
             name="worker",
             restart=RestartPolicy.TRANSIENT,
-            accepts=ACCEPTS,
+            accepts=WorkerMessage,
         )
 
 

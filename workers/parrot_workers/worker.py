@@ -39,10 +39,7 @@ from parrot_workers.progress import Progress
 from parrot_workers.prompts import Prompts
 from parrot_workers.reports import Reports
 
-__all__ = ["ACCEPTS", "Drain", "WorkerActor"]
-
-ACCEPTS = Assign | CancelGenerations | PinPrefixes | PrefillAhead | StandBy
-"""What a worker is told over the bus."""
+__all__ = ["Drain", "WorkerActor"]
 
 WorkerState = Literal["loading", "ready", "standby", "draining", "stopped"]
 

@@ -18,11 +18,15 @@ from parrot_mq.messages import (
     LostAttempt,
     Message,
     ModelDemand,
+    NativeCall,
+    NativeRunning,
+    NativeTask,
     OutputSpec,
     PinPrefixes,
     Prefill,
     PrefillAhead,
     PromptTask,
+    ResultSpec,
     ScalingDecision,
     ServiceQuery,
     ServiceReport,
@@ -45,6 +49,7 @@ from parrot_mq.messages import (
     WorkerRate,
     WorkerStatus,
 )
+from parrot_mq.program.transforms import Join, JsonPointer, Regex, Split, Strip
 from parrot_mq.types import Objective, Sampling, TokenLogprob
 
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -163,6 +168,29 @@ AUTOSCALER = AutoscalerStatus(
 )
 
 MESSAGES: tuple[Message, ...] = (
+    NativeTask(
+        function=VariableRef("tool"),
+        choices=["search", "calculate"],
+        inputs={"question": VariableRef("question"), "notes": VariableRef("notes", items=True), "limit": "3"},
+        outputs={
+            "answer": ResultSpec(variable="answer", objective=Objective(), transforms=[JsonPointer(pointer="/answer")]),
+            "sources": ResultSpec(variable="sources", transforms=[JsonPointer(), Join(separator="; ")]),
+        },
+        separators={"notes": "; "},
+        each=["question"],
+        timeout_s=30.0,
+        attempt_timeout_s=5.0,
+        max_attempts=2,
+    ),
+    NativeCall(
+        call="acme.demo.answer",
+        function="search",
+        arguments={"question": "¿Qué es un loro?", "notes": BlobRef(digest=DIGEST, size_bytes=4_000_000)},
+        outputs=["answer", "sources"],
+        attempt=2,
+        deadline=1_763_800_000.5,
+    ),
+    NativeRunning(host="gpu-1", beat_s=0.5),
     PromptTask(
         template="You answer in {{language}}.\n{{notes}}\nQ: {{question}}\nA: {{answer}}\nIn one word: {{word}}",
         inputs={
@@ -193,6 +221,11 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "word": OutputSpec(
                 variable="word_1",
+                transforms=[
+                    Regex(pattern=r"words: (?P<words>.*)", group="words"),
+                    Split(separator=",", max_items=20, keep_empty=True),
+                    Strip(characters=" ."),
+                ],
                 objective=Objective(kind="throughput", ttft_ms=500.0, tpot_ms=50.0, deadline_s=30.0),
             ),
         },
