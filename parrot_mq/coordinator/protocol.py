@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from parrot_mq.actors import ActorContext, ActorRef
 from parrot_mq.bus import Delivery
-from parrot_mq.coordinator.ready import Known, ReadyGeneration
+from parrot_mq.coordinator.ready import Known, ReadyCall, ReadyGeneration
 from parrot_mq.errors import MailboxFull, ParrotError
 from parrot_mq.messages import TaskAddress, Usage, Value, WorkerStatus
 from parrot_mq.program import Standing
 from parrot_mq.types import SessionId, TenantId, VariableId
 
 __all__ = [
+    "Call",
     "CameBack",
     "CheckLeases",
     "Dispatch",
@@ -119,9 +120,23 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class EnqueueAgain:
-    """A dispatcher has been restarted and knows of nothing."""
+    """A dispatcher, or the caller, has been restarted and knows of nothing."""
 
     dispatcher: ActorRef
+
+
+# -- to the caller ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A native function is to be called. Its answer is stored as a fact; the session hears if it is given up.
+
+    The caller takes `Done` and `Expire` as a dispatcher does.
+    """
+
+    call: ReadyCall
+    session: ActorRef
 
 
 # -- to a dispatcher -------------------------------------------------------------------------------------------------

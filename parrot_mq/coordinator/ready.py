@@ -11,6 +11,7 @@ from parrot_mq.messages import (
     BlobRef,
     ErrorInfo,
     Generation,
+    NativeCall,
     OutputSpec,
     PromptTask,
     TaskAddress,
@@ -30,7 +31,7 @@ from parrot_mq.program import (
 )
 from parrot_mq.types import Sampling, TaskId, VariableId
 
-__all__ = ["Known", "PlannedGeneration", "ReadyGeneration", "plan_task"]
+__all__ = ["Known", "PlannedGeneration", "ReadyCall", "ReadyGeneration", "plan_task"]
 
 Segment = str | VariableRef
 """A constant text, or a variable whose value stands here."""
@@ -94,6 +95,47 @@ class ReadyGeneration:
             objective=self.standing.objective,
             salt=self.salt,
             output_ids=list(self.output_ids),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyCall:
+    """A call of a native function whose arguments are all known.
+
+    Attributes:
+        address: The variable that the answer fills.
+        task: The task that it belongs to.
+        function: Name of the function.
+        arguments: The arguments by name; large values as claim checks.
+        outputs: Names of its results. Of several the answer is a JSON object with a text for each.
+        deadline: Seconds since 1970; nobody waits for an answer after this.
+        attempt_timeout_s: Seconds that one attempt may take.
+        max_attempts: How often it is attempted at most.
+    """
+
+    address: VariableAddress
+    task: TaskId
+    function: str
+    arguments: Mapping[str, Known]
+    outputs: tuple[str, ...]
+    deadline: float
+    attempt_timeout_s: float
+    max_attempts: int
+
+    @property
+    def key(self) -> str:
+        """Names the call everywhere, as `messages.NativeCall.call` does."""
+        return ".".join(self.address)
+
+    def to_wire(self, attempt: int) -> NativeCall:
+        """One attempt of it as it travels."""
+        return NativeCall(
+            call=self.key,
+            function=self.function,
+            arguments=dict(self.arguments),
+            outputs=list(self.outputs),
+            attempt=attempt,
+            deadline=self.deadline,
         )
 
 
