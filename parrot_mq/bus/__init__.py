@@ -12,6 +12,7 @@ from parrot_mq.bus.fenced import FencedBus
 from parrot_mq.bus.memory import MemoryBus, MemoryServer
 from parrot_mq.bus.memory_link import Link
 from parrot_mq.bus.nats import NatsBus
+from parrot_mq.bus.replays import answer_replay, request_replay
 from parrot_mq.bus.server import NatsServer
 from parrot_mq.bus.storing import store_identified
 from parrot_mq.bus.values import fail_variable, fetch_text, get_values, set_variable
@@ -33,11 +34,13 @@ __all__ = [
     "Settlement",
     "Stored",
     "Subscription",
+    "answer_replay",
     "connect",
     "fail_variable",
     "fetch_text",
     "get_values",
     "open_bus",
+    "request_replay",
     "set_variable",
     "store_identified",
 ]

@@ -5,6 +5,7 @@ from parrot_mq.messages.base import (
 )
 from parrot_mq.messages.codec import decode, encode, encode_json, salvage_outputs
 from parrot_mq.messages.program import (
+    DeadEvent,
     DeadTask,
     InputValue,
     NativeCall,
@@ -85,6 +86,7 @@ from parrot_mq.messages.subjects import (
     control_subject,
     dead_subject,
     event_subject,
+    is_inbox,
     item_variable,
     parse_control,
     parse_replay,
@@ -133,6 +135,7 @@ __all__ = [
     "ControlAddress",
     "CoordinatorLease",
     "CoordinatorStarted",
+    "DeadEvent",
     "DeadTask",
     "Decision",
     "EngineReport",
@@ -213,6 +216,7 @@ __all__ = [
     "encode_json",
     "encode_text",
     "event_subject",
+    "is_inbox",
     "item_variable",
     "parse_control",
     "parse_replay",

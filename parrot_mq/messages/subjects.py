@@ -44,6 +44,7 @@ __all__ = [
     "control_subject",
     "dead_subject",
     "event_subject",
+    "is_inbox",
     "item_variable",
     "parse_control",
     "parse_replay",
@@ -191,6 +192,11 @@ def actor_subject(node: str, name: str) -> str:
 def worker_address(worker: str) -> str:
     """Address of the actor that takes a worker's assignments: `node/name`."""
     return f"{check_name('worker', worker)}/worker"
+
+
+def is_inbox(reply: str) -> bool:
+    """Whether an answer may go there. Whoever may ask can name any subject, also one where only we may write."""
+    return bool(reply) and not reply.startswith(("pmq.", "pmq-sys.", "$"))
 
 
 def parse_variable(subject: str) -> VariableAddress:

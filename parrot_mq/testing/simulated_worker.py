@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, RestartPolicy
-from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, fetch_text, set_variable
+from parrot_mq.bus import Bus, Delivery, Subscription, answer_replay, fail_variable, fetch_text, set_variable
 from parrot_mq.clock import Clock
 from parrot_mq.errors import (
     ConnectionClosed,
     EngineFailure,
     GenerationAborted,
+    InvalidName,
     ParrotError,
     TaskCancelled,
     TransportError,
     VariableAlreadySet,
 )
 from parrot_mq.messages import (
+    ALL_REPLAYS,
     COORDINATOR_STARTED,
     REGISTRY_ADDRESS,
     Assign,
@@ -43,6 +45,7 @@ from parrot_mq.messages import (
     WorkerStatus,
     encode_json,
     event_subject,
+    parse_replay,
     stream_subject,
 )
 from parrot_mq.program import chain_digests, segment_digest
@@ -178,6 +181,7 @@ class _WorkerActor(Actor):
         """Listen, say that it is there, and work."""
         self._registry = self.context.system.remote(REGISTRY_ADDRESS)
         self._started: Subscription = await self._bus.subscribe(COORDINATOR_STARTED, self._on_coordinator)
+        self._asked: Subscription = await self._bus.subscribe(ALL_REPLAYS, self._on_replay)
         self.context.run(self._beat(), name="heartbeat")
         self.context.run(self._work(), name="engine")
 
@@ -186,6 +190,7 @@ class _WorkerActor(Actor):
             if self._state != "stopped":
                 await self._become("stopped")
         finally:
+            await self._asked.aclose()
             await self._started.aclose()
 
     async def receive(self, message: object) -> object:
@@ -376,6 +381,17 @@ class _WorkerActor(Actor):
         job.num_sent = job.num_tokens
         delta = TokenDelta(attempt=each.attempt, offset=offset, text=text)
         await self._publish(stream_subject(each.tenant, each.session, each.variable), delta)
+
+    async def _on_replay(self, request: Delivery) -> None:
+        """Send the text so far to who asks for it, if it is generated here."""
+        await self.may_run.wait()
+        try:
+            job = self._jobs.get(".".join(parse_replay(request.subject)))
+        except InvalidName:
+            return
+        if job is not None and job.output is not None and job.num_prompt_tokens:
+            text = job.output.piece(0, job.num_tokens)
+            await answer_replay(self._bus, request, attempt=job.generation.attempt, text=text)
 
     async def _tell(self, job: _Job, counts: Started | Finished) -> None:
         each = job.generation

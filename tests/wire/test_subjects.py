@@ -19,8 +19,10 @@ from parrot_mq.messages import (
     dead_subject,
     event_subject,
     parse_control,
+    parse_replay,
     parse_task,
     parse_variable,
+    replay_subject,
     session_subjects,
     set_subject,
     stream_subject,
@@ -38,6 +40,7 @@ BUILDERS: dict[Builder, int] = {
     task_subject: 3,
     control_subject: 3,
     stream_subject: 3,
+    replay_subject: 3,
     event_subject: 3,
     blob_subject: 3,
     dead_subject: 2,
@@ -77,6 +80,7 @@ def test_the_subjects_are_those_of_the_page() -> None:
     assert task_subject("t", "s", "k") == "pmq.t.task.s.k"
     assert control_subject("t", "s", "open") == "pmq.t.control.s.open"
     assert stream_subject("t", "s", "v") == "pmq.t.stream.s.v"
+    assert replay_subject("t", "s", "v") == "pmq.t.replay.s.v"
     assert event_subject("t", "*", "ready") == "pmq.t.event.*.ready"
     assert blob_subject("t", "ab", 3) == "pmq.t.blob.ab.3"
     assert dead_subject("t", "k") == "pmq.t.dead.k"
@@ -91,6 +95,7 @@ def test_what_was_built_can_be_read(tenant: str, session: str, last: str) -> Non
     parts = (tenant, session, last)
     assert tuple(parse_variable(variable_subject(*parts))) == parts
     assert tuple(parse_variable(set_subject(*parts))) == parts
+    assert tuple(parse_replay(replay_subject(*parts))) == parts
     assert tuple(parse_task(task_subject(*parts))) == parts
     assert tuple(parse_control(control_subject(*parts))) == parts
 
@@ -102,7 +107,7 @@ def test_addresses_have_names() -> None:
     assert parse_variable("pmq.t.var.s.v").variable == "v"
 
 
-@pytest.mark.parametrize("parse", [parse_variable, parse_task, parse_control])
+@pytest.mark.parametrize("parse", [parse_variable, parse_replay, parse_task, parse_control])
 @pytest.mark.parametrize(
     "subject",
     [
@@ -118,7 +123,12 @@ def test_a_foreign_subject_is_an_invalid_name(parse: Callable[[str], object], su
 
 @pytest.mark.parametrize(
     ("parse", "subject"),
-    [(parse_variable, "pmq.t.task.s.k"), (parse_task, "pmq.t.var.s.v"), (parse_control, "pmq.t.set.s.v")],
+    [
+        (parse_variable, "pmq.t.task.s.k"),
+        (parse_replay, "pmq.t.stream.s.v"),
+        (parse_task, "pmq.t.var.s.v"),
+        (parse_control, "pmq.t.set.s.v"),
+    ],
 )
 def test_a_subject_of_another_kind_is_an_invalid_name(parse: Callable[[str], object], subject: str) -> None:
     with pytest.raises(InvalidName, match=r"expected pmq\.<tenant>\."):
@@ -128,6 +138,6 @@ def test_a_subject_of_another_kind_is_an_invalid_name(parse: Callable[[str], obj
 @unhurried
 @given(subject=st.text())
 def test_no_text_is_worse_than_an_invalid_name(subject: str) -> None:
-    for parse in (parse_variable, parse_task, parse_control):
+    for parse in (parse_variable, parse_replay, parse_task, parse_control):
         with pytest.raises(InvalidName):
             parse(subject)

@@ -134,13 +134,13 @@ def test_an_earlier_attempt_may_have_ended_the_output() -> None:
         num_output_tokens=2,
         output_ids=(97, 98),
     )
-    assert state.finish() == [Started("k", 1, 0), finished]
+    assert state.finish() == [Started("k", 1, 0, text="a"), finished]
 
 
 def test_the_text_of_an_earlier_attempt_is_not_told_again() -> None:
     state = _make_state(Sampling(), b"ab")
     assert (state.num_output_tokens, state.is_finished) == (2, False)
-    assert state.append(99) == [Started("k", 1, 0), Delta("k", "c", 2, output_ids=(99,))]
+    assert state.append(99) == [Started("k", 1, 0, text="ab"), Delta("k", "c", 2, output_ids=(99,))]
     assert state.append(100) == [Delta("k", "d", 3, output_ids=(100,))]
 
 

@@ -14,6 +14,7 @@ from parrot_mq.actors import Actor
 from parrot_mq.bus import Bus, Delivery
 from parrot_mq.errors import ConnectionClosed, GenerationAborted, ParrotError, TaskCancelled
 from parrot_mq.messages import (
+    ALL_REPLAYS,
     COORDINATOR_STARTED,
     REGISTRY_ADDRESS,
     Assign,
@@ -37,6 +38,7 @@ from parrot_workers.config import WorkerConfig
 from parrot_workers.engine.base import Delta, EngineEvent, Failed, Finished, Prefilled, Started
 from parrot_workers.progress import Progress
 from parrot_workers.prompts import Prompts
+from parrot_workers.replays import Replays
 from parrot_workers.reports import Reports
 
 __all__ = ["Drain", "WorkerActor"]
@@ -95,6 +97,7 @@ class WorkerActor(Actor):
         self._running: dict[str, Generation] = {}
         self._preparing: set[str] = set()  # of these, those that the engine has not got
         self._progress = Progress()
+        self._replays = Replays(bus)
         self._ahead = Ahead(bus, self._engine.prefill)
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -109,8 +112,9 @@ class WorkerActor(Actor):
         self.context.run(self._beat(), name="heartbeat")
         self._stack = AsyncExitStack()
         try:
-            started = await self._bus.subscribe(COORDINATOR_STARTED, self._on_coordinator)
-            self._stack.push_async_callback(started.aclose)
+            for subject, handler in ((COORDINATOR_STARTED, self._on_coordinator), (ALL_REPLAYS, self._replays.answer)):
+                subscription = await self._bus.subscribe(subject, handler)
+                self._stack.push_async_callback(subscription.aclose)
             await self._stack.enter_async_context(self._engine)
         except BaseException:
             await self._stack.aclose()
@@ -261,9 +265,11 @@ class WorkerActor(Actor):
             case Started():
                 now = self.context.clock.now()
                 self._progress.start(event.key, num_prompt_tokens=event.num_prompt_tokens, now=now)
+                self._replays.begin(generation, event.text)
                 await self._reports.started(generation, event)
             case Delta():
                 self._times.begin(event.key, now=self._now())
+                self._replays.extend(event.key, event.text)
                 await self._reports.delta(generation, event)
                 # After its text: who goes on with the tokens that are told goes on behind text that was sent.
                 self._progress.extend(event.key, event.output_ids)
@@ -333,6 +339,7 @@ class WorkerActor(Actor):
     def _forget(self, generation: Generation) -> None:
         self._running.pop(generation.key, None)
         self._progress.forget(generation.key)
+        self._replays.forget(generation.key)
         self._preparing.discard(generation.key)
         if not self._running:
             self._is_idle.set()

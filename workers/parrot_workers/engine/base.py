@@ -108,18 +108,19 @@ class Started:
         num_prompt_tokens: Tokens of its prompt.
         num_shared_tokens: Of these, tokens that were not computed for this request, since they were computed already.
         num_prefilled_tokens: Of the shared ones, tokens that were computed ahead for this very request.
+        text: The text that an earlier attempt's tokens make certain: the deltas go on behind it.
     """
 
     key: str
     num_prompt_tokens: int
     num_shared_tokens: int
     num_prefilled_tokens: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, never empty. The deltas of a request, joined, are the text of its `Finished`; if an earlier attempt had
-    begun it, the deltas go on behind the text that its tokens make certain.
+    """New text, never empty. The text of a request's `Started` and its deltas, joined, are the text of its `Finished`.
 
     Attributes:
         key: The request.

@@ -131,7 +131,13 @@ class GenerationState:
         return events
 
     def _started(self) -> Started:
-        return Started(self.request.key, len(self.prompt_ids), self.num_shared_tokens, self.num_prefilled_tokens)
+        return Started(
+            self.request.key,
+            len(self.prompt_ids),
+            self.num_shared_tokens,
+            self.num_prefilled_tokens,
+            self._text[: self._num_told],
+        )
 
     def _delta(self) -> Delta:
         delta = Delta(

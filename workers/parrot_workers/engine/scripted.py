@@ -206,7 +206,7 @@ class ScriptedEngine:
         self._num_shared += row.num_shared_tokens
         self._running[request.key] = row
         counts = len(request.prompt), row.num_shared_tokens, row.num_prefilled_tokens
-        self._events.append(Started(request.key, *counts))
+        self._events.append(Started(request.key, *counts, text=row.text[: row.num_told]))
 
     def _prefill(self, prefill: Prefill) -> None:
         """Remember the beginning of a prompt that has not come yet, if there is room."""
