@@ -25,11 +25,16 @@ from parrot_mq.messages import SCHEMA_VERSION, Message, encode, encode_json
 from parrot_mq.program import transforms
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # `schemas` is documents, and not installed
+
+from schemas import asyncapi  # noqa: E402
+
 GOLDEN = Path("golden") / f"v{SCHEMA_VERSION}"
 README = Path("README.md")
 ASYNCAPI = Path("asyncapi.json")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPE_RULE = "Tells messages apart; may be left out where only this one is expected."
+OP_RULE = "Which transform it is."
 WIDTH = 64
 """Hexadecimal digits in a line of a golden payload."""
 
@@ -70,6 +75,8 @@ def _describe(schema: dict[str, Any]) -> dict[str, Any]:
     if (kind := schema["properties"].get("type")) is not None:
         described["properties"]["type"] = {"const": kind["enum"][0], "description": TYPE_RULE}
         described["required"] = [name for name in schema["required"] if name != "type"]
+    if (op := schema["properties"].get("op")) is not None:
+        described["properties"]["op"] = {"const": op["enum"][0], "description": OP_RULE}
     return described
 
 
@@ -85,11 +92,9 @@ def _read_docstring(name: str) -> tuple[str, dict[str, str]]:
 
 def asyncapi_document() -> dict[str, Any]:
     """The whole bus, with the golden messages as examples."""
-    write_document = runpy.run_path(str(HERE / "asyncapi.py"))["document"]
     schemas = {tag_of(cls): schema_of(cls) for cls in message_types()}
     examples = {tag: json.loads(encode_json(message)) for tag, message in golden_messages().items()}
-    document: dict[str, Any] = write_document(schemas, examples)
-    return document
+    return asyncapi.document(schemas, examples)
 
 
 # -- golden payloads -------------------------------------------------------------------------------------------------

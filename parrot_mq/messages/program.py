@@ -6,12 +6,13 @@ from typing import Annotated
 
 import msgspec
 
-from parrot_mq.messages.base import Message, Name
+from parrot_mq.messages.base import Count, Message, Name
 from parrot_mq.messages.results import BlobRef, ErrorInfo
 from parrot_mq.program.transforms import MAX_TRANSFORMS, Transform
 from parrot_mq.types import Objective, Sampling
 
 __all__ = [
+    "DeadEvent",
     "DeadTask",
     "InputValue",
     "NativeCall",
@@ -248,3 +249,27 @@ class DeadTask(Message, frozen=True, kw_only=True, omit_defaults=True, tag="task
     task: str
     reason: ErrorInfo
     record: str
+
+
+class DeadEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="pipeline.dead"):
+    """An event that a pipeline gave up; on `pmq.<tenant>.dead.<pipeline>-<digest of the event's id>`.
+
+    Attributes:
+        pipeline: Whose event.
+        event_id: What tells it apart from others.
+        reason: Why it was given up.
+        subject: Where it came from.
+        payload: What it said.
+        headers: Its headers.
+        sequence: Its place in its stream; 0 if it came from none.
+        is_cut: It was too large to be kept, so `payload` is missing; it cannot be worked on once more.
+    """
+
+    pipeline: str
+    event_id: str
+    reason: ErrorInfo
+    subject: str
+    payload: bytes = b""
+    headers: dict[str, str] = {}
+    sequence: Count = 0
+    is_cut: bool = False

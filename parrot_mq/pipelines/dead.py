@@ -9,43 +9,29 @@ from contextlib import suppress
 import msgspec
 
 from parrot_mq.bus import Bus, Delivery, Headers
-from parrot_mq.errors import PayloadTooLarge, SubjectTaken
-from parrot_mq.messages import CONTENT_JSON, HEADER_CONTENT_TYPE, STREAM_DEAD, ErrorInfo, dead_subject
+from parrot_mq.errors import CodecError, PayloadTooLarge, SubjectTaken
+from parrot_mq.messages import (
+    CONTENT_JSON,
+    HEADER_CONTENT_TYPE,
+    STREAM_DEAD,
+    DeadEvent,
+    dead_subject,
+    decode,
+    encode_json,
+)
 from parrot_mq.pipelines.repeatable import session_name
 
-__all__ = ["DeadEvent", "bury_event", "dead_events", "forget_event"]
+__all__ = ["bury_event", "dead_events", "delivery_of", "forget_event"]
 
 
-class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="pipeline.dead"):
-    """One event that was given up; stored as JSON on `pmq.<tenant>.dead.<pipeline>-<digest of the event's id>`.
+def delivery_of(dead: DeadEvent) -> Delivery:
+    """The event as it came."""
+    return Delivery(dead.subject, dead.payload, Headers(dead.headers), sequence=dead.sequence)
 
-    Attributes:
-        pipeline: Whose event.
-        event_id: What tells it apart from others.
-        reason: Why it was given up.
-        subject: Where it came from.
-        payload: What it said; base64 on the wire.
-        headers: Its headers.
-        sequence: Its place in its stream; 0 if it came from none.
-        is_cut: It was too large to be kept, so `payload` is missing; it cannot be worked on once more.
-    """
 
-    pipeline: str
-    event_id: str
-    reason: ErrorInfo
-    subject: str
-    payload: bytes = b""
-    headers: dict[str, str] = {}
-    sequence: int = 0
-    is_cut: bool = False
-
-    def delivery(self) -> Delivery:
-        """The event as it came."""
-        return Delivery(self.subject, self.payload, Headers(self.headers), sequence=self.sequence)
-
-    def grave(self, tenant: str) -> str:
-        """The subject that it is stored on."""
-        return dead_subject(tenant, session_name(self.pipeline, self.event_id))
+def _grave(tenant: str, dead: DeadEvent) -> str:
+    """The subject that it is stored on."""
+    return dead_subject(tenant, session_name(dead.pipeline, dead.event_id))
 
 
 async def bury_event(bus: Bus, tenant: str, dead: DeadEvent) -> None:
@@ -63,12 +49,12 @@ async def bury_event(bus: Bus, tenant: str, dead: DeadEvent) -> None:
 async def _store(bus: Bus, tenant: str, dead: DeadEvent) -> None:
     with suppress(SubjectTaken):
         headers = {HEADER_CONTENT_TYPE: CONTENT_JSON}
-        await bus.publish_once(dead.grave(tenant), msgspec.json.encode(dead), headers=headers)
+        await bus.publish_once(_grave(tenant, dead), encode_json(dead), headers=headers)
 
 
 async def forget_event(bus: Bus, tenant: str, dead: DeadEvent) -> None:
     """Remove the record of an event that was given up."""
-    await bus.purge(STREAM_DEAD, dead.grave(tenant))
+    await bus.purge(STREAM_DEAD, _grave(tenant, dead))
 
 
 async def dead_events(bus: Bus, tenant: str, pipeline: str) -> AsyncIterator[DeadEvent]:
@@ -99,7 +85,7 @@ def _read(delivery: Delivery, tenant: str, pipeline: str) -> DeadEvent | None:
     if not delivery.subject.startswith(dead_subject(tenant, pipeline) + "-"):
         return None
     try:
-        dead = msgspec.json.decode(delivery.payload, type=DeadEvent)
-    except msgspec.MsgspecError:
+        dead = decode(delivery.payload, DeadEvent, delivery.headers)
+    except CodecError:
         return None
     return dead if dead.pipeline == pipeline else None

@@ -12,8 +12,8 @@ import structlog
 from parrot_mq.bus import Delivery, DurableConsumer, Settlement, get_values, set_variable, store_identified
 from parrot_mq.client import Client, Session
 from parrot_mq.errors import EventMismatch, NoResponders, ParrotError, TransportError
-from parrot_mq.messages import ErrorInfo, VariableAddress
-from parrot_mq.pipelines.dead import DeadEvent, bury_event, dead_events, forget_event
+from parrot_mq.messages import DeadEvent, ErrorInfo, VariableAddress
+from parrot_mq.pipelines.dead import bury_event, dead_events, delivery_of, forget_event
 from parrot_mq.pipelines.events import SPEC_VERSION, Event, encode_event, read_event
 from parrot_mq.pipelines.mapping import map_fields, point, text_of
 from parrot_mq.pipelines.pipeline import Pipeline
@@ -256,7 +256,7 @@ class PipelineRunner:
     async def _replay(self, dead: DeadEvent) -> None:
         """The record goes when the result is published, so a replay may be killed, too."""
         for _ in range(self._pipeline.limits.max_attempts):
-            event_id, error = await self._attempt(dead.delivery(), is_replay=True)
+            event_id, error = await self._attempt(delivery_of(dead), is_replay=True)
             if error is None:
                 await forget_event(self._bus, self._client.tenant, dead)
                 return

@@ -134,6 +134,8 @@ def _any(info: Any) -> st.SearchStrategy[Any]:
             return st.tuples(*(_any(each) for each in info.item_types))
         case msgspec.inspect.StrType():
             return _text(info)
+        case msgspec.inspect.BytesType():
+            return st.binary(max_size=20)
         case msgspec.inspect.IntType():
             return st.integers(-(2**63) if info.ge is None else info.ge, 2**64 - 1 if info.le is None else info.le)
         case msgspec.inspect.FloatType():
