@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
+from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, IsLast, Stored, Subscription
 from parrot_mq.bus.config import BusConfig
 from parrot_mq.bus.durable import DurableConsumer, Settlement
 from parrot_mq.bus.fenced import FencedBus
@@ -26,6 +26,7 @@ __all__ = [
     "FencedBus",
     "Handler",
     "Headers",
+    "IsLast",
     "Link",
     "MemoryBus",
     "MemoryServer",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Bus", "Delivery", "Handler", "Headers", "Stored", "Subscription"]
+__all__ = ["Bus", "Delivery", "Handler", "Headers", "IsLast", "Stored", "Subscription"]
 
 
 class Headers(Mapping[str, str]):
@@ -78,6 +78,9 @@ class Stored:
     is_new: bool
 
 
+IsLast = Callable[[Delivery], bool]
+"""Whether an answer to a request is the one that was waited for. It is called as answers come, and must not wait."""
+
 Handler = Callable[[Delivery], Awaitable[None]]
 """Called with one delivery after another; the next one waits until it returns. What it raises is logged and dropped."""
 
@@ -129,9 +132,19 @@ class Bus(ABC):
 
     @abstractmethod
     async def request(
-        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float,
+        is_last: IsLast | None = None,
     ) -> Delivery:
         """Send and wait for the first answer.
+
+        Args:
+            is_last: Called with one answer after the other; the wait goes on while it says False, and ends with what it
+                raises.
 
         Raises:
             NoResponders: Nobody listens on the subject (known at once).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
@@ -37,30 +38,31 @@ class Reply(NamedTuple):
     block: bytes | None
 
 
+IsLastReply = Callable[[Reply], bool]
+"""Whether an answer ends the exchange."""
+
+
 class _Exchange:
-    """A request that waits: for one answer, or for several until the server says that they end."""
+    """A request that waits: for one answer, or for several until one is the last."""
 
-    __slots__ = ("future", "parts", "subject")
+    __slots__ = ("future", "is_last", "subject")
 
-    def __init__(self, subject: str, future: asyncio.Future[list[Reply]], parts: list[Reply] | None) -> None:
+    def __init__(self, subject: str, future: asyncio.Future[Reply], is_last: IsLastReply | None) -> None:
         self.subject = subject
         self.future = future
-        self.parts = parts
+        self.is_last = is_last
 
     def feed(self, reply: Reply) -> bool:
         """Take one answer; returns whether it was the last."""
-        if self.parts is None:
-            self._finish([reply])
+        if self.future.done():
             return True
-        self.parts.append(reply)
-        if parse_status(reply.block) is None and reply.block is not None:
-            return False
-        self._finish(self.parts)
+        try:
+            if self.is_last is not None and not self.is_last(reply):
+                return False
+            self.future.set_result(reply)
+        except Exception as error:
+            self.future.set_exception(error)
         return True
-
-    def _finish(self, parts: list[Reply]) -> None:
-        if not self.future.done():
-            self.future.set_result(parts)
 
     def fail(self, error: ParrotError) -> None:
         if not self.future.done():
@@ -102,14 +104,23 @@ class Exchanges:
             )
             raise ConnectFailed(servers=self._connection.config.servers, reason=reason) from error
 
-    async def request(self, subject: str, payload: bytes, block: bytes = b"", *, timeout_s: float) -> Reply:
-        """Send and wait for the first answer.
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        block: bytes = b"",
+        *,
+        timeout_s: float,
+        is_last: IsLastReply | None = None,
+    ) -> Reply:
+        """Send and wait for the first answer, or for the one of which `is_last` says so.
 
         Raises:
             NoResponders, PermissionDenied, ConnectionLost, ConnectionClosed, RequestTimeout: As `Bus.request`.
         """
-        (reply,) = await self._exchange(subject, payload, block, timeout_s, parts=None)
-        if (status := parse_status(reply.block)) is not None and status.code == _NO_RESPONDERS:
+        ends = None if is_last is None else lambda reply: _is_refused(reply) or is_last(reply)
+        reply = await self._exchange(subject, payload, block, timeout_s, ends)
+        if _is_refused(reply):
             raise NoResponders(subject=subject)
         return reply
 
@@ -121,22 +132,28 @@ class Exchanges:
         Raises:
             NoResponders, PermissionDenied, ConnectionLost, ConnectionClosed, RequestTimeout: As `Bus.request`.
         """
-        replies = await self._exchange(subject, payload, b"", timeout_s, parts=[])
-        status = parse_status(replies[-1].block)
-        if status is not None and status.code == _NO_RESPONDERS:
+        replies: list[Reply] = []
+
+        def is_end(reply: Reply) -> bool:
+            replies.append(reply)
+            return parse_status(reply.block) is not None or reply.block is None
+
+        last = await self._exchange(subject, payload, b"", timeout_s, is_end)
+        if _is_refused(last):
             raise NoResponders(subject=subject)
+        status = parse_status(last.block)
         return (replies if status is None else replies[:-1]), status
 
     async def _exchange(
-        self, subject: str, payload: bytes, block: bytes, timeout_s: float, *, parts: list[Reply] | None
-    ) -> list[Reply]:
+        self, subject: str, payload: bytes, block: bytes, timeout_s: float, is_last: IsLastReply | None
+    ) -> Reply:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         if not self._connection.is_connected:
             await self._wait_connected(subject, timeout_s)
         self._num_sent += 1
         token = b"%x" % self._num_sent
-        exchange = _Exchange(subject, loop.create_future(), parts)
+        exchange = _Exchange(subject, loop.create_future(), is_last)
         self._waiting[token] = exchange
         timer = loop.call_at(deadline, _time_out, exchange, timeout_s)
         try:
@@ -178,6 +195,12 @@ class Exchanges:
             exchange.fail(PermissionDenied(operation="publish on", subject=exchange.subject))
         if not refused:
             _log.warning("publish_denied", subject=subject)
+
+
+def _is_refused(reply: Reply) -> bool:
+    """Whether the server says that nobody listens."""
+    status = parse_status(reply.block)
+    return status is not None and status.code == _NO_RESPONDERS
 
 
 def _time_out(exchange: _Exchange, timeout_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from parrot_mq.bus.base import Bus, Delivery, Handler, Stored, Subscription
+from parrot_mq.bus.base import Bus, Delivery, Handler, IsLast, Stored, Subscription
 from parrot_mq.errors import ConnectionClosed
 
 __all__ = ["FencedBus"]
@@ -52,10 +52,16 @@ class FencedBus(Bus):
         await self._bus.publish(subject, payload, headers=headers, reply=reply)
 
     async def request(
-        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float,
+        is_last: IsLast | None = None,
     ) -> Delivery:
         self.check()
-        return await self._bus.request(subject, payload, headers=headers, timeout_s=timeout_s)
+        return await self._bus.request(subject, payload, headers=headers, timeout_s=timeout_s, is_last=is_last)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         self.check()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from parrot_mq.bus.backoff import Backoff
-from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, Stored, Subscription
+from parrot_mq.bus.base import NO_HEADERS, Bus, Delivery, Handler, Headers, IsLast, Stored, Subscription
 from parrot_mq.bus.blobs import get_blob, put_blob
 from parrot_mq.bus.frames import message_block
 from parrot_mq.bus.jetstream import STREAM_NOT_FOUND
@@ -74,13 +74,19 @@ class MemoryBus(Bus):
         self.link.send(lambda: self.server.publish(message))
 
     async def request(
-        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float,
+        is_last: IsLast | None = None,
     ) -> Delivery:
         inbox = self.server.fresh_name("_INBOX.memory")
         message = self._message(subject, payload, headers, inbox)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Delivery] = loop.create_future()
-        deliver = self.link.inward(lambda found: None if answer.done() else answer.set_result(found), is_kept=False)
+        deliver = self.link.inward(lambda found: _feed(answer, found, is_last), is_kept=False)
         listener = Listener(inbox, "", deliver)
         self.server.listen(listener)
         self._waiting[answer] = subject
@@ -302,6 +308,17 @@ class MemoryBus(Bus):
                 raise PublishRejected(subject=subject, err_code=503, description="no stream takes this subject")
             self._check_open()
         return stream
+
+
+def _feed(answer: asyncio.Future[Delivery], found: Delivery, is_last: IsLast | None) -> None:
+    """One answer has come."""
+    if answer.done():
+        return
+    try:
+        if is_last is None or is_last(found):
+            answer.set_result(found)
+    except Exception as error:
+        answer.set_exception(error)
 
 
 def _fail(answer: asyncio.Future[Delivery], error: ParrotError) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from parrot_mq.bus.base import Bus, Delivery, Handler, Stored, Subscription
+from parrot_mq.bus.base import Bus, Delivery, Handler, IsLast, Stored, Subscription
 from parrot_mq.bus.blobs import get_blob, put_blob
 from parrot_mq.bus.config import BusConfig
 from parrot_mq.bus.connection import Connection, call_all
@@ -87,11 +87,17 @@ class NatsBus(Bus):
         await self._connection.send_or_hold(publish_frame(subject, reply, block, payload))
 
     async def request(
-        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float,
+        is_last: IsLast | None = None,
     ) -> Delivery:
         block = self._check_message(subject, payload, headers)
-        answer = await self._exchanges.request(subject, payload, block, timeout_s=timeout_s)
-        return core_delivery(answer.subject, answer.reply, answer.payload, answer.block)
+        ends = None if is_last is None else lambda reply: is_last(core_delivery(*reply))
+        return core_delivery(*await self._exchanges.request(subject, payload, block, timeout_s=timeout_s, is_last=ends))
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         check_filter(subject)

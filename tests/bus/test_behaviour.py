@@ -225,6 +225,50 @@ async def test_a_request_that_nobody_answers_times_out(bus: Bus, world: World) -
     assert caught.value.facts == {"subject": f"{world.tenant}.silent", "timeout_s": 0.05}
 
 
+async def test_a_request_may_wait_for_a_later_answer(bus: Bus, other: Bus, world: World) -> None:
+    seen: list[bytes] = []
+
+    async def answer_slowly(delivery: Delivery) -> None:
+        for payload in (b"wait", b"wait more", b"done", b"too late"):
+            await other.publish(delivery.reply, payload, reply="talk.back", headers={"Number": str(len(payload))})
+
+    def is_last(answer: Delivery) -> bool:
+        seen.append(answer.payload)
+        assert (answer.reply, answer.headers["number"]) == ("talk.back", str(len(answer.payload)))
+        return answer.payload == b"done"
+
+    await other.subscribe(f"{world.tenant}.slow", answer_slowly)
+    answer = await bus.request(f"{world.tenant}.slow", b"", timeout_s=WAIT_S, is_last=is_last)
+    assert (answer.payload, seen) == (b"done", [b"wait", b"wait more", b"done"])
+
+
+async def test_a_request_ends_with_what_is_raised_about_an_answer(bus: Bus, other: Bus, world: World) -> None:
+    async def echo(delivery: Delivery) -> None:
+        await other.publish(delivery.reply, delivery.payload)
+
+    def is_last(answer: Delivery) -> bool:
+        raise ValueError(answer.payload.decode())
+
+    await other.subscribe(f"{world.tenant}.echo", echo)
+    with pytest.raises(ValueError, match="unexpected"):
+        await bus.request(f"{world.tenant}.echo", b"unexpected", timeout_s=WAIT_S, is_last=is_last)
+    assert (await bus.request(f"{world.tenant}.echo", b"next", timeout_s=WAIT_S)).payload == b"next"
+
+
+async def test_a_request_for_a_later_answer_that_nobody_hears_fails_at_once(bus: Bus, world: World) -> None:
+    with pytest.raises(NoResponders):
+        await bus.request(f"{world.tenant}.nobody", b"", timeout_s=600, is_last=lambda answer: False)
+
+
+async def test_a_request_whose_last_answer_does_not_come_times_out(bus: Bus, other: Bus, world: World) -> None:
+    async def echo(delivery: Delivery) -> None:
+        await other.publish(delivery.reply, delivery.payload)
+
+    await other.subscribe(f"{world.tenant}.echo", echo)
+    with pytest.raises(RequestTimeout):
+        await bus.request(f"{world.tenant}.echo", b"", timeout_s=0.05, is_last=lambda answer: False)
+
+
 async def test_a_cancelled_request_leaves_the_connection_in_order(bus: Bus, world: World) -> None:
     silent = Mailbox()
     await bus.subscribe(f"{world.tenant}.silent", silent)
