@@ -100,20 +100,24 @@ def asyncapi_document() -> dict[str, Any]:
 # -- golden payloads -------------------------------------------------------------------------------------------------
 
 
-def golden_messages() -> dict[str, Message]:
-    """One message of each kind, by tag."""
-    messages: tuple[Message, ...] = runpy.run_path(str(HERE / GOLDEN / "messages.py"))["MESSAGES"]
-    return {tag_of(type(message)): message for message in messages}
+def golden_messages(folder: Path = HERE / GOLDEN) -> dict[str, Message]:
+    """The messages of a folder by the names of their files: the tag, and for further ones of it `<tag>.2`, …"""
+    found: dict[str, Message] = {}
+    for message in runpy.run_path(str(folder / "messages.py"))["MESSAGES"]:
+        tag = tag_of(type(message))
+        num_others = sum(type(other) is type(message) for other in found.values())
+        found[f"{tag}.{num_others + 1}" if num_others else tag] = message
+    return found
 
 
 def golden_payloads() -> dict[Path, str]:
     """What each golden file says if it is new; one that exists stays as it is for ever."""
     files: dict[Path, str] = {}
-    for tag, message in golden_messages().items():
+    for name, message in golden_messages().items():
         packed = encode(message).hex()
         lines = [packed[start : start + WIDTH] for start in range(0, len(packed), WIDTH)]
-        files[GOLDEN / f"{tag}.json"] = msgspec.json.format(encode_json(message), indent=2).decode() + "\n"
-        files[GOLDEN / f"{tag}.msgpack.hex"] = "\n".join(lines) + "\n"
+        files[GOLDEN / f"{name}.json"] = msgspec.json.format(encode_json(message), indent=2).decode() + "\n"
+        files[GOLDEN / f"{name}.msgpack.hex"] = "\n".join(lines) + "\n"
     return files
 
 

@@ -68,6 +68,7 @@ DEMAND = ModelDemand(
     latency_ready=Work(num_generations=1, num_prefill_tokens=25, num_output_tokens=60),
     latency_running=Work(num_generations=1, num_output_tokens=12),
     throughput_ready=Work(num_generations=2, num_prefill_tokens=1200, num_output_tokens=256),
+    throughput_running=Work(num_generations=1, num_output_tokens=100),
     arrived=Work(num_generations=9, num_prefill_tokens=4000, num_output_tokens=900),
     finished=Work(num_generations=5, num_prefill_tokens=2775, num_output_tokens=572),
     since=1_763_799_000.0,
@@ -175,8 +176,14 @@ MESSAGES: tuple[Message, ...] = (
         choices=["search", "calculate"],
         inputs={"question": VariableRef("question"), "notes": VariableRef("notes", items=True), "limit": "3"},
         outputs={
-            "answer": ResultSpec(variable="answer", objective=Objective(), transforms=[JsonPointer(pointer="/answer")]),
-            "sources": ResultSpec(variable="sources", transforms=[JsonPointer(), Join(separator="; ")]),
+            "answer": ResultSpec(
+                variable="answer",
+                transforms=[JsonPointer(pointer="/answer")],
+                objective=Objective(kind="throughput"),
+            ),
+            "sources": ResultSpec(
+                variable="sources", transforms=[Regex(pattern=r"\[(\d+)\]", group=1, every=True), Join(separator="; ")]
+            ),
         },
         separators={"notes": "; "},
         each=["question"],
@@ -197,7 +204,7 @@ MESSAGES: tuple[Message, ...] = (
         template="You answer in {{language}}.\n{{notes}}\nQ: {{question}}\nA: {{answer}}\nIn one word: {{word}}",
         inputs={
             "language": "Español",
-            "notes": ["first note", VariableRef("note-2")],
+            "notes": ["first note", VariableRef("note-2"), VariableRef("more-notes", items=True)],
             "question": VariableRef("question"),
         },
         outputs={
@@ -232,6 +239,7 @@ MESSAGES: tuple[Message, ...] = (
             ),
         },
         separators={"notes": "; "},
+        each=["question"],
         model="small",
         timeout_s=90.5,
         function="answer_briefly",
