@@ -1,22 +1,16 @@
-"""From the fields of an event to texts: JSON pointers.
-
-Source: RFC 6901.
-"""
+"""From the fields of an event to texts."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from parrot_mq.errors import EventMismatch
+from parrot_mq.program.pointer import NothingThere, find_at, json_text, parse_pointer
 
-__all__ = ["Field", "map_fields", "parse_pointer", "point", "text_of"]
-
-_BAD_ESCAPE = re.compile(r"~(?![01])")
-_INDEX = re.compile(r"0|[1-9][0-9]*")
+__all__ = ["Field", "map_fields", "point", "text_of"]
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,35 +28,16 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         parse_pointer(self.pointer)
 
 
-def parse_pointer(pointer: str) -> list[str]:
-    """The steps of a JSON pointer.
-
-    Raises:
-        ValueError: It is none; says what is wrong.
-    """
-    if pointer and not pointer.startswith("/"):
-        raise ValueError(f"a JSON pointer begins with `/`: write '/{pointer}' instead of {pointer!r}")
-    if _BAD_ESCAPE.search(pointer):
-        raise ValueError(f"in the JSON pointer {pointer!r} `~` is written `~0` (and `/` in a name `~1`)")
-    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
-
-
 def point(data: Any, pointer: str) -> Any:
     """What stands at a pointer.
 
     Raises:
         EventMismatch: There is nothing; says how far it goes, and what is there.
     """
-    place = ""
-    for step in parse_pointer(pointer):
-        if isinstance(data, dict) and step in data:
-            data = data[step]
-        elif isinstance(data, list) and _INDEX.fullmatch(step) and len(step) < 10 and int(step) < len(data):
-            data = data[int(step)]
-        else:
-            raise EventMismatch(where=pointer, problem=f"{place or 'the event'} {_describe(data)}, no {step!r}")
-        place += f"/{step}"
-    return data
+    try:
+        return find_at(data, pointer)
+    except NothingThere as error:
+        raise EventMismatch(where=pointer, problem=f"{error.place or 'the event'} {error.problem}") from None
 
 
 def text_of(value: Any, where: str) -> str:
@@ -73,7 +48,7 @@ def text_of(value: Any, where: str) -> str:
     """
     if value is None:
         raise EventMismatch(where=where, problem="it is null")
-    return value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
+    return json_text(value)
 
 
 def map_fields(data: Any, fields: Mapping[str, Field]) -> dict[str, str]:
@@ -92,18 +67,3 @@ def _read(data: Any, name: str, field: Field) -> str:
         if field.default is None:
             raise
         return field.default
-
-
-def _describe(data: Any) -> str:
-    """What a value is, without its content, which may be private."""
-    match data:
-        case dict():
-            return f"is an object with {', '.join(sorted(data)[:8]) or 'nothing in it'}"
-        case list():
-            return f"is an array of {len(data)}"
-        case str():
-            return "is a text"
-        case None:
-            return "is null"
-        case _:
-            return f"is a {type(data).__name__}"

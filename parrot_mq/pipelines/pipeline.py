@@ -12,8 +12,9 @@ import msgspec
 from parrot_mq.bus.matching import check_filter, check_subject, matches
 from parrot_mq.errors import InvalidName, PipelineError
 from parrot_mq.pipelines.events import EventFormat
-from parrot_mq.pipelines.mapping import Field, parse_pointer
+from parrot_mq.pipelines.mapping import Field
 from parrot_mq.program import SemanticFunction
+from parrot_mq.program.pointer import parse_pointer
 from parrot_mq.types import check_name
 
 __all__ = ["Limits", "Pipeline", "Result", "Source", "mqtt_subject", "pipeline"]

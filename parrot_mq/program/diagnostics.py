@@ -1,4 +1,4 @@
-"""Template errors that show the template and the place."""
+"""Errors that show the place in a template, or what a text begins with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import unicodedata
 
 from parrot_mq.errors import TemplateError
 
-__all__ = ["place_error", "point_at", "show_lines", "template_error"]
+__all__ = ["MAX_EXCERPT", "excerpt", "place_error", "point_at", "show_lines", "template_error"]
 
 MAX_COLUMNS = 100
 MAX_LINES = 8
+MAX_EXCERPT = 200
 _LEAD_COLUMNS = 40
 
 
@@ -65,3 +66,9 @@ def _clip(line: str) -> str:
 def _width(text: str) -> int:
     """Columns that a terminal uses: East Asian wide characters take two, combining ones none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text in quotes, with what cannot be printed escaped: at most `MAX_EXCERPT` characters."""
+    quoted = repr(text[:MAX_EXCERPT])
+    return quoted if len(text) <= MAX_EXCERPT and len(quoted) <= MAX_EXCERPT else f"{quoted[: MAX_EXCERPT - 1]}…"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from parrot_mq.errors import EventMismatch
 from parrot_mq.pipelines import Field
-from parrot_mq.pipelines.mapping import map_fields, parse_pointer, point, text_of
+from parrot_mq.pipelines.mapping import map_fields, point, text_of
+from parrot_mq.program.pointer import parse_pointer
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
