@@ -219,6 +219,7 @@ class CoordinatorActor(Actor):
             key,
             facts=self._facts,
             models=self._models,
+            caller=self.context.ref,
             events=self._events,
             coordinator=self.context.ref,
             quotas=self._quotas,

@@ -10,12 +10,12 @@ from typing import TypedDict, Unpack
 from parrot_mq.bus import Bus
 from parrot_mq.clock import Clock
 from parrot_mq.coordinator.history import History
+from parrot_mq.coordinator.task import Task
 from parrot_mq.errors import ConnectionClosed, ParrotError
 from parrot_mq.messages import (
     Decision,
     ErrorInfo,
     EventKind,
-    PromptTask,
     TaskAddress,
     TaskEvent,
     Usage,
@@ -64,19 +64,19 @@ class Events:
         self._outbox: deque[tuple[TaskAddress, TaskEvent]] = deque(maxlen=capacity)
         self._has_some = asyncio.Event()
 
-    def submitted(self, address: TaskAddress, record: PromptTask, nodes: Sequence[Node]) -> None:
-        """A task was accepted: one event for each output, with what it waits for."""
+    def submitted(self, task: Task, nodes: Sequence[Node]) -> None:
+        """A task was accepted, or more is known of it: one event for each variable, with what it waits for."""
         for node in nodes:
             event = TaskEvent(
                 kind="submitted",
-                task=address.task,
+                task=task.address.task,
                 variable=node.writes,
                 at=self._clock.now(),
-                function=record.function,
-                model=record.model,
+                function=task.function_of(node.writes),
+                model=task.model,
                 reads=list(node.reads),
             )
-            self._put(address, event)
+            self._put(task.address, event)
 
     def emit(self, address: TaskAddress, kind: EventKind, **details: Unpack[EventDetails]) -> None:
         """Something happened to an output of a task, or to the whole task when no variable is named."""

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from parrot_mq.actors import ActorRef
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.expectations import Expectations
 from parrot_mq.coordinator.facts import Facts
+from parrot_mq.coordinator.handing_over import HandingOver
+from parrot_mq.coordinator.local_steps import LocalSteps, Run
 from parrot_mq.coordinator.models import Models
-from parrot_mq.coordinator.protocol import Done, Enqueue, Expire, GenerationFailed, Judge, SessionKey
-from parrot_mq.coordinator.ready import ReadyGeneration
-from parrot_mq.coordinator.session_state import Assignment, SessionState
+from parrot_mq.coordinator.planning import expand_map
+from parrot_mq.coordinator.protocol import Done, Expire, GenerationFailed, Judge, SessionKey
+from parrot_mq.coordinator.session_state import SessionState
+from parrot_mq.coordinator.steps import PlannedGeneration, PlannedList, PlannedMap, PlannedTransform
 from parrot_mq.coordinator.task import Refusal, Task, read_task
 from parrot_mq.coordinator.tenants import Quotas
-from parrot_mq.errors import CodecError, DeadlineExceeded, DuplicateProducer, InputFailed, ParrotError, TaskCancelled
+from parrot_mq.errors import (
+    BlobMissing,
+    CodecError,
+    DeadlineExceeded,
+    DuplicateProducer,
+    InputFailed,
+    ParrotError,
+    ProgramError,
+    TaskCancelled,
+)
 from parrot_mq.messages import ErrorInfo, SessionMark, TaskAddress, Usage, Value, VariableAddress
 from parrot_mq.program import Node, Standing
 from parrot_mq.types import VariableId
@@ -39,22 +51,33 @@ class GraphExecutor:
         *,
         facts: Facts,
         models: Models,
+        caller: ActorRef,
         events: Events,
         session: ActorRef,
         quotas: Quotas,
         salt: str,
+        run: Run,
     ) -> None:
         self._key = key
         self._facts = facts
-        self._models = models
         self._events = events
-        self._session = session
         self._quotas = quotas
-        self._salt = salt
         self._knows_all = False  # every variable of the session that is set is among the values
         self._unsure: set[VariableId] = set()
         self.state = SessionState(".".join(key))
         self._expectations = Expectations(self.state, models, session, salt=salt)
+        self._handing_over = HandingOver(
+            key,
+            state=self.state,
+            facts=facts,
+            models=models,
+            caller=caller,
+            events=events,
+            session=session,
+            expectations=self._expectations,
+            local=LocalSteps(key, facts, session, run),
+            salt=salt,
+        )
 
     async def open(self) -> None:
         """Find out whether the session begins just now: then nothing has ever to be looked up."""
@@ -68,7 +91,8 @@ class GraphExecutor:
         state = self.state
         arrived, state.arrived = state.arrived, {}
         tasks = [self._read_task(*each) for each in arrived.items() if self._is_new(each[0])]
-        await self._look_up([task for task in tasks if isinstance(task, Task)])
+        known = [task for task in tasks if isinstance(task, Task)]
+        await self._look_up({name for task in known for s in task.steps.values() for name in (s.writes, *s.reads)})
         entered = []
         for task in tasks:
             if isinstance(task, Refusal):
@@ -77,7 +101,7 @@ class GraphExecutor:
                 entered.append(task)
         await self._deduce()  # before anything is handed over, so that it goes with what is wanted of it
         for task in entered:
-            await self._begin(task)
+            await self._begin(task, list(task.steps))
         self._forget_values()
 
     def _is_new(self, address: TaskAddress) -> bool:
@@ -87,12 +111,11 @@ class GraphExecutor:
     def _read_task(self, address: TaskAddress, delivery: Delivery) -> Task | Refusal:
         return read_task(address, delivery, is_inherited=self._facts.is_inherited(delivery))
 
-    async def _look_up(self, tasks: list[Task]) -> None:
+    async def _look_up(self, names: set[VariableId]) -> None:
         """Fetch what is set already and not known here."""
         if self._knows_all:
             return
-        wanted = {name for task in tasks for p in task.generations.values() for name in (p.writes, *p.reads)}
-        wanted -= self.state.values.keys()
+        wanted = names - self.state.values.keys()
         await self._read(wanted)
         self._unsure |= wanted - self.state.values.keys()
 
@@ -131,24 +154,25 @@ class GraphExecutor:
             self._quotas.leave(task.address)
             await self._refuse(Refusal(task.address, sorted(task.unset), error))
             return False
-        self._events.submitted(task.address, task.record, nodes)
+        self._events.submitted(task, nodes)
         return True
 
-    async def _begin(self, task: Task) -> None:
-        """Hand over what is ready of a task, and tell what is known of the rest."""
+    async def _begin(self, task: Task, names: Sequence[VariableId]) -> None:
+        """Hand over what is ready of the steps that write `names`, and tell what is known of the rest."""
         state = self.state
-        for name in dict.fromkeys(name for planned in task.generations.values() for name in planned.reads):
-            if isinstance(value := state.values.get(name), ErrorInfo):
-                await self._spread(name, value)
-        for name, planned in task.generations.items():
-            node = state.graph.producer(name)
-            if node is None or node.task != task.address.task:
+        for read in dict.fromkeys(read for name in names for read in task.steps[name].reads):
+            if isinstance(value := state.values.get(read), ErrorInfo):
+                await self._spread(read, value)
+        for name in names:
+            node, step = state.graph.producer(name), task.steps[name]
+            if node is None or node.task != task.address.task or node.reads != step.reads:
                 continue
             await self._expectations.found_producer(name)
-            if state.graph.num_missing(name):
-                await self._expectations.add(planned, task.record.model)
-            elif name not in state.enqueued and name not in state.homeless:
-                await self._place(node)
+            if not state.graph.num_missing(name):
+                if name not in state.enqueued and name not in state.homeless:
+                    await self._place(node)
+            elif isinstance(step, PlannedGeneration):
+                await self._expectations.add(step, task.model)
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Say why on the outputs that no other task writes; keep the record if that does not tell everyone."""
@@ -242,9 +266,18 @@ class GraphExecutor:
             code, sentence = str(cause.facts.get("cause_code", code)), str(cause.facts.get("cause", sentence))
         failed = self.state.fail(variable)
         await self._expectations.withdraw(node.writes for node, _ in failed)
-        await self.fail(
-            (node.writes, InputFailed(variable=read, cause_code=code, cause=sentence)) for node, read in failed
-        )
+        failures: list[tuple[VariableId, ParrotError]] = []
+        for node, read in failed:
+            if read == variable and self._is_made_of(node):
+                failures.append((node.writes, cause.to_error()))
+            else:
+                failures.append((node.writes, InputFailed(variable=read, cause_code=code, cause=sentence)))
+        await self.fail(failures)
+
+    def _is_made_of(self, node: Node) -> bool:
+        """Whether what a node reads is its own output in another form, so that it ends with the same error."""
+        task = self.state.writers.get(node.writes)
+        return task is not None and isinstance(task.steps[node.writes], PlannedTransform | PlannedList)
 
     async def fail(self, failures: Iterable[tuple[VariableId, ParrotError]]) -> None:
         """Give variables an error; it comes back as a fact. What was set before is looked up: its fact was missed."""
@@ -281,38 +314,28 @@ class GraphExecutor:
     # -- ready -------------------------------------------------------------------------------------------------------
 
     async def _place(self, node: Node) -> None:
-        """Hand a ready generation to the dispatcher of its model."""
-        state = self.state
-        task = state.writers.get(node.writes)
-        if task is None:
+        """Hand over what is ready, or plan it if it is a map; whatever is wrong with it becomes its error."""
+        task = self.state.writers.get(node.writes)
+        if task is None or self.state.graph.producer(node.writes) is not node:
             return
+        is_map = isinstance(task.steps[node.writes], PlannedMap)
         try:
-            model = self._models.resolve(task.record.model)
-        except ParrotError as error:
-            await self.fail([(node.writes, error)])
-            return
-        if model is None:
-            state.homeless[node.writes] = node
-            self._models.notify(self._session)
-            return
-        generation = self._to_ready(task, node, model)
-        dispatcher = self._models.dispatcher(model)
-        state.enqueued[node.writes] = Assignment(dispatcher, generation.key)
-        self._expectations.drop(node.writes)
-        standing = generation.standing
-        self._events.emit(
-            task.address, "ready", variable=node.writes, objective=standing.objective, group=standing.group
-        )
-        await dispatcher.tell(Enqueue(generation, self._session))
+            await (self._expand(task, node) if is_map else self._handing_over.give(task, node))
+        except (ProgramError, CodecError, BlobMissing) as problem:
+            error: ParrotError = problem
+            await self.fail((name, error) for name in (sorted(task.unset) if is_map else [node.writes]))
 
-    def _to_ready(self, task: Task, node: Node, model: str) -> ReadyGeneration:
-        state, name = self.state, node.writes
-        values = {read: value for read in node.reads if not isinstance(value := state.values[read], ErrorInfo)}
-        expires_at = state.objectives.expires_at(name)
-        deadline = task.deadline if expires_at is None else min(task.deadline, expires_at)
-        return task.generations[name].to_ready(
-            task.address, model, deadline, values, standing=state.objectives.standing(name), salt=self._salt
-        )
+    async def _expand(self, task: Task, node: Node) -> None:
+        """Plan the steps of a map, now that the lists are known that it goes through."""
+        lists = {name: await self._handing_over.items(name) for name in node.reads}
+        steps = expand_map(task.record, lists)
+        await self._look_up({name for step in steps for name in (step.writes, *step.reads)})
+        if self.state.graph.producer(node.writes) is not node:
+            return  # it is set, and that was missed here
+        nodes = self.state.expand(task, steps)
+        self._events.submitted(task, nodes)
+        await self._deduce()
+        await self._begin(task, [step.writes for step in steps])
 
     async def place_homeless(self) -> None:
         """Try again what is for a model of which nobody knew whether it is served."""
@@ -321,18 +344,15 @@ class GraphExecutor:
             await self._place(node)
         await self._expectations.tell_untold()
 
-    async def enqueue_again(self, dispatcher: ActorRef) -> None:
-        """Hand over once more what a dispatcher had that has been restarted."""
-        there = [name for name, assignment in self.state.enqueued.items() if assignment.dispatcher == dispatcher]
-        for name in there:
-            if (node := self.state.graph.producer(name)) is not None:
-                await self._place(node)
-        await self._expectations.tell_again(dispatcher)
+    async def enqueue_again(self, runner: ActorRef) -> None:
+        """Hand over once more what a dispatcher had, or the caller, that has been restarted."""
+        for node in self._handing_over.had_by(runner):
+            await self._place(node)
+        await self._expectations.tell_again(runner)
 
     async def withdraw_all(self) -> None:
-        """Take back what dispatchers have, who stop it where it runs, and let go of all tasks."""
-        for assignment in self.state.enqueued.values():
-            await assignment.dispatcher.tell(Done((assignment.key,)))
+        """Take back what was handed over, and let go of all tasks."""
+        await self._handing_over.withdraw_all()
         await self._expectations.withdraw_all()
         for task in self.state.tasks.values():
             self._quotas.leave(task.address)

@@ -9,8 +9,8 @@ from parrot_mq.actors import ActorRef
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.needs import MAX_PREFIXES
 from parrot_mq.coordinator.protocol import Done, Expect
-from parrot_mq.coordinator.ready import PlannedGeneration
 from parrot_mq.coordinator.session_state import Assignment, SessionState
+from parrot_mq.coordinator.steps import PlannedGeneration
 from parrot_mq.errors import ModelNotServed
 from parrot_mq.types import VariableId
 

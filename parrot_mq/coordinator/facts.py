@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 
-from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, get_values
+from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, fetch_text, get_values, set_variable
 from parrot_mq.bus.tasks import for_each
 from parrot_mq.coordinator.protocol import SessionKey, TaskArrived, VariableStored
-from parrot_mq.errors import CodecError, DeadlineExceeded, InvalidName, ParrotError
+from parrot_mq.errors import CodecError, DeadlineExceeded, InvalidName, ParrotError, VariableAlreadySet
 from parrot_mq.messages import (
     HEADER_PRODUCER,
     STREAM_TASKS,
     STREAM_VARS,
+    BlobRef,
     DeadTask,
     ErrorInfo,
     PromptTask,
     TaskAddress,
+    TaskRecord,
     Value,
     VariableAddress,
     dead_subject,
     decode,
     decode_value,
     encode_json,
+    item_variable,
     parse_task,
     parse_variable,
     read_usage,
@@ -182,9 +186,39 @@ class Facts:
         found = await get_values(self._bus, [VariableAddress(*key, name) for name in names])
         return {address.variable: value for address, value in found.items()}
 
+    async def text(self, tenant: str, value: Value) -> str:
+        """The text that a value stands for.
+
+        Raises:
+            ParrotError: The value is an error: the one that it carries.
+            BlobMissing: The large text is not in the store.
+        """
+        return await fetch_text(self._bus, tenant, value)
+
     async def is_new_session(self, key: SessionKey) -> bool:
         """Whether no variable of the session was ever set, so that following tells everything about it."""
         return await self._bus.is_empty(STREAM_VARS, session_subjects(*key, "var"))
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    async def store(self, address: VariableAddress, text: str) -> None:
+        """Set a variable; one that is set already stays as it is."""
+        with suppress(VariableAlreadySet):
+            await set_variable(self._bus, address, text)
+
+    async def store_items(self, address: VariableAddress, items: Sequence[str]) -> None:
+        """Set the variables of a list's items."""
+        tenant, session, name = address
+
+        async def store_one(item: tuple[int, str]) -> None:
+            await self.store(VariableAddress(tenant, session, item_variable(name, item[0])), item[1])
+
+        await for_each(enumerate(items), store_one, num_workers=NUM_WRITERS)
+
+    async def put_blob(self, tenant: str, text: str) -> BlobRef:
+        """A claim check of a text that is too large to travel."""
+        data = text.encode()
+        return BlobRef(digest=await self._bus.put_blob(tenant, data), size_bytes=len(data))
 
     # -- settling ----------------------------------------------------------------------------------------------------
 
@@ -236,6 +270,6 @@ class Facts:
 def _readable(delivery: Delivery) -> str:
     """A task's record for people: JSON if it is a task at all."""
     try:
-        return encode_json(decode(delivery.payload, PromptTask, delivery.headers)).decode()
+        return encode_json(decode(delivery.payload, TaskRecord, delivery.headers, default=PromptTask)).decode()
     except CodecError:
         return delivery.payload.decode(errors="replace")

@@ -50,6 +50,7 @@ class SessionActor(Actor):
         *,
         facts: Facts,
         models: Models,
+        caller: ActorRef,
         events: Events,
         coordinator: ActorRef,
         quotas: Quotas,
@@ -59,6 +60,7 @@ class SessionActor(Actor):
         self._key = key
         self._facts = facts
         self._models = models
+        self._caller = caller
         self._events = events
         self._coordinator = coordinator
         self._quotas = quotas
@@ -116,10 +118,12 @@ class SessionActor(Actor):
             self._key,
             facts=self._facts,
             models=self._models,
+            caller=self._caller,
             events=self._events,
             session=self.context.ref,
             quotas=self._quotas,
             salt=self._salt,
+            run=lambda work: self.context.run(work, name="local_step"),
         )
 
     # -- facts -------------------------------------------------------------------------------------------------------

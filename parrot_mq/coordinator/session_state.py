@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from parrot_mq.actors import ActorRef
 from parrot_mq.bus import Delivery
+from parrot_mq.coordinator.steps import PlannedMap, Step
 from parrot_mq.coordinator.task import Deadlines, Task
 from parrot_mq.errors import DuplicateProducer
 from parrot_mq.messages import ErrorInfo, TaskAddress, Value
@@ -43,7 +45,7 @@ class SessionState:
     values: dict[VariableId, Value] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     writers: dict[VariableId, Task] = field(default_factory=dict)
-    """Outputs that are not set, and the task that is to set each."""
+    """Variables that are not set, and the task that is to set each."""
     arrived: dict[TaskAddress, Delivery] = field(default_factory=dict)
     """Tasks that are not entered yet."""
     enqueued: dict[VariableId, Assignment] = field(default_factory=dict)
@@ -73,17 +75,49 @@ class SessionState:
             GraphCycleError: It would wait for itself. Nothing has changed.
         """
         for name in task.unset:
-            if (other := self.writers.get(name)) is not None:
-                raise DuplicateProducer(variable=name, producer=other.address.task)
+            self._check_sole_writer(name)
         nodes = task.nodes()
         self.graph.add(nodes, known=self._texts_read_by(nodes))
-        self.objectives.add(nodes, stored_at=task.stored_at, marks=task.marks)
+        self._add(task, nodes, task.marks)
         self.tasks[task.address.task] = task
-        self.writers.update(dict.fromkeys(task.unset, task))
         self.deadlines.add(task.address.task, task.deadline)
-        for node in nodes:
-            self.watch(node.writes)
         return nodes
+
+    def expand(self, task: Task, steps: Iterable[Step]) -> list[Node]:
+        """Put the steps that make and gather items in place of the map that stood for them.
+
+        Returns:
+            The new nodes.
+
+        Raises:
+            DuplicateProducer: Another task writes one of the items. The graph has lost the map.
+            GraphCycleError: An item would wait for itself. The graph has lost the map.
+        """
+        expanded = {step.writes: step for step in steps}
+        marks = {}
+        for name in [name for name, step in task.steps.items() if isinstance(step, PlannedMap)]:
+            if (mark := self.objectives.mark_of(name)) is not None:
+                marks[name] = mark
+            self.finish(name)
+        for name in expanded.keys() - task.steps.keys():
+            self._check_sole_writer(name)
+        task.unset |= {name for name in expanded.keys() - task.steps.keys() if name not in self.values}
+        task.steps |= expanded
+        nodes = [node for node in task.nodes() if node.writes in expanded]
+        self.graph.add(nodes, known=self._texts_read_by(nodes))
+        self._add(task, nodes, marks)
+        return nodes
+
+    def _check_sole_writer(self, name: VariableId) -> None:
+        if (other := self.writers.get(name)) is not None:
+            raise DuplicateProducer(variable=name, producer=other.address.task)
+
+    def _add(self, task: Task, nodes: list[Node], marks: Mapping[VariableId, Objective]) -> None:
+        """The graph has taken in nodes of a task."""
+        self.objectives.add(nodes, stored_at=task.stored_at, marks=marks)
+        for node in nodes:
+            self.writers[node.writes] = task
+            self.watch(node.writes)
 
     def finish(self, variable: VariableId) -> None:
         """Nobody has to generate a variable any more."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from parrot_mq.bus import Delivery
-from parrot_mq.coordinator.ready import PlannedGeneration, plan_task
+from parrot_mq.coordinator.planning import plan_task
+from parrot_mq.coordinator.steps import PlannedCall, PlannedTransform, Step
 from parrot_mq.errors import DuplicateProducer, ParrotError
-from parrot_mq.messages import PromptTask, TaskAddress, decode, salvage_outputs
+from parrot_mq.messages import PromptTask, TaskAddress, TaskRecord, decode, salvage_outputs
 from parrot_mq.observability import get_logger
 from parrot_mq.program import Node
 from parrot_mq.types import Objective, VariableId
@@ -26,14 +27,15 @@ class Task:
 
     Attributes:
         stored_at: When the server stored it, seconds since 1970.
+        steps: What it is made of, by the variable that each fills.
         is_inherited: It was stored before this coordinator began: an earlier one may have let it in.
-        unset: Outputs that are not set yet.
+        unset: Variables of its steps that are not set yet.
     """
 
     address: TaskAddress
-    record: PromptTask
+    record: TaskRecord
     stored_at: float
-    generations: dict[VariableId, PlannedGeneration]
+    steps: dict[VariableId, Step]
     unset: set[VariableId]
     is_inherited: bool = False
 
@@ -45,14 +47,31 @@ class Task:
     @property
     def marks(self) -> dict[VariableId, Objective]:
         """What it says of its outputs."""
-        objectives = {name: planned.output.objective for name, planned in self.generations.items()}
-        return {name: objective for name, objective in objectives.items() if objective is not None}
+        outputs = self.record.outputs.values()
+        return {VariableId(each.variable): each.objective for each in outputs if each.objective is not None}
+
+    @property
+    def model(self) -> str:
+        """Who generates, if it says so."""
+        return self.record.model if isinstance(self.record, PromptTask) else ""
+
+    def function_of(self, name: VariableId) -> str:
+        """Who makes a variable, for people: a function, or the transforms of an output."""
+        match self.steps[name]:
+            case PlannedTransform(transforms=transforms):
+                return " | ".join(str(each.__struct_config__.tag) for each in transforms)
+            case PlannedCall(function=str(function)):
+                return function
+            case PlannedCall(choices=choices):
+                return " or ".join(choices)
+            case _:
+                return self.record.function if isinstance(self.record.function, str) else ""
 
     def nodes(self) -> list[Node]:
-        """What has to be generated, in the order of the template."""
+        """What has to be done, in the order of the steps."""
         return [
-            Node(key=name, task=self.address.task, reads=planned.reads, writes=name)
-            for name, planned in self.generations.items()
+            Node(key=name, task=self.address.task, reads=step.reads, writes=name)
+            for name, step in self.steps.items()
             if name in self.unset
         ]
 
@@ -78,16 +97,13 @@ def read_task(address: TaskAddress, delivery: Delivery, *, is_inherited: bool = 
 
 
 def _plan(address: TaskAddress, delivery: Delivery, is_inherited: bool) -> Task:
-    record = decode(delivery.payload, PromptTask, delivery.headers)
-    generations = {planned.writes: planned for planned in plan_task(record)}
-    if len(generations) < len(record.outputs):
-        raise DuplicateProducer(variable=_first_repeated(record), producer=address.task)
-    return Task(address, record, delivery.timestamp, generations, set(generations), is_inherited)
-
-
-def _first_repeated(record: PromptTask) -> str:
-    names = [output.variable for output in record.outputs.values()]
-    return next(name for name in names if names.count(name) > 1)
+    record: TaskRecord = decode(delivery.payload, TaskRecord, delivery.headers, default=PromptTask)
+    steps: dict[VariableId, Step] = {}
+    for step in plan_task(record):
+        if step.writes in steps:
+            raise DuplicateProducer(variable=step.writes, producer=address.task)
+        steps[step.writes] = step
+    return Task(address, record, delivery.timestamp, steps, set(steps), is_inherited)
 
 
 class Deadlines:

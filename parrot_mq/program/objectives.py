@@ -151,6 +151,11 @@ class Objectives:
         """
         return self._nodes[variable].expires_at
 
+    def mark_of(self, variable: VariableId) -> Objective | None:
+        """What was said of the variable of an unfinished node; None if nothing was said, or no node writes it."""
+        judged = self._nodes.get(variable)
+        return None if judged is None else judged.mark
+
     # -- changes -----------------------------------------------------------------------------------------------------
 
     def add(
