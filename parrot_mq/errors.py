@@ -4,8 +4,8 @@
       ConfigurationError        CheckpointError, PipelineError
       ProcessFailed
       CodecError                MalformedMessage, UnknownMessageType, UnsupportedSchemaVersion
-      ProgramError              InvalidName, TemplateError, CallError, GraphCycleError, DuplicateProducer,
-                                VariableAlreadySet, InputFailed, ModelNotServed, TaskCancelled,
+      ProgramError              InvalidName, SignatureError, TemplateError, CallError, GraphCycleError,
+                                DuplicateProducer, VariableAlreadySet, InputFailed, ModelNotServed, TaskCancelled,
                                 DeadlineExceeded, SessionClosed, TransformError, QuotaExceeded, EventMismatch,
                                 FunctionNotServed, FunctionFailed, FunctionTimedOut
       ActorError                ActorNotFound, ActorNameTaken, ActorStopped, ActorFailed, AskTimeout, MailboxFull,
@@ -79,6 +79,7 @@ __all__ = [
     "ServiceManagerError",
     "ServiceManagerUnavailable",
     "SessionClosed",
+    "SignatureError",
     "StreamMismatch",
     "SubjectTaken",
     "TaskCancelled",
@@ -234,6 +235,12 @@ class InvalidName(ProgramError, ValueError):
         super().__init__(f"{kind} name {name!r} cannot be used: {rule}", kind=kind, name=name)
 
 
+class SignatureError(ProgramError, ValueError):
+    """A function cannot be called in programs: its signature, or what it returns, is not of the form that it takes."""
+
+    code = "signature"
+
+
 class TemplateError(ProgramError, ValueError):
     """A template does not fit its function; the sentence shows the template and the place."""
 
@@ -241,7 +248,7 @@ class TemplateError(ProgramError, ValueError):
 
 
 class CallError(ProgramError, TypeError):
-    """A semantic function was called with values that it cannot take."""
+    """A function was called with values that it cannot take."""
 
     code = "call"
 

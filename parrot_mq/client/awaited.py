@@ -45,17 +45,17 @@ class AwaitedVariables:
         """Send with tasks of `group` from now on."""
         self._group = group
 
-    def submitted(self, *, writes: list[str], reads: Iterable[str], marked: Iterable[str]) -> None:
+    def submitted(self, *, writes: Iterable[str], reads: Iterable[str], marked: Iterable[str]) -> None:
         """A call was made.
 
         Args:
-            writes: Its outputs in the order of the template; each but the last is read by the next.
-            reads: What it reads.
+            writes: Its outputs.
+            reads: What it reads, and those of its outputs that others of them go on from.
             marked: Outputs of which it says what is wanted.
         """
         self._written.update(writes)
         self._marked.update(marked)
-        for name in (*writes[:-1], *reads):
+        for name in reads:
             self._read.add(name)
             if name in self._awaited:
                 self._consider(name)

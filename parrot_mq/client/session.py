@@ -18,7 +18,7 @@ from parrot_mq.client.submission import make_submission
 from parrot_mq.client.values import SessionValues
 from parrot_mq.errors import CallError, DuplicateProducer, ParrotError, SessionClosed
 from parrot_mq.messages import ErrorInfo, VariableAddress
-from parrot_mq.program import Call, Mark, SemanticVariable, check_mark, variables_in
+from parrot_mq.program import Call, Mark, SemanticVariable, check_mark
 from parrot_mq.program.values import check_value
 from parrot_mq.types import SessionId, TenantId, TextPiece, VariableId, check_name, fresh_id
 
@@ -77,7 +77,7 @@ class Session:
     # -- calls -------------------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> tuple[SemanticVariable, ...]:
-        """Take a call; its task is sent in the background. Semantic functions call this.
+        """Take a call; its task is sent in the background. The functions of a program call this.
 
         Raises:
             SessionClosed: The session has ended.
@@ -95,11 +95,11 @@ class Session:
         for output, name in names.items():
             self._values.expect(name, is_new=output not in call.names)
             self._expected[name] = Expected(task, timeout_s + GRACE_S)
-        model = call.model or self._model
-        self._outbox.send(make_submission(call, names, task=task, model=model, timeout_s=timeout_s))
+        submission = make_submission(call, names, task=task, model=self._model, timeout_s=timeout_s)
+        self._outbox.send(submission)
         self._awaited.submitted(
-            writes=list(names.values()),
-            reads=(variable.id for value in call.inputs.values() for variable in variables_in(value)),
+            writes=names.values(),
+            reads=(*submission.chained_outputs, *(variable.id for variable in call.reads())),
             marked=(names[output] for output in call.spec.objectives),
         )
         return tuple(SemanticVariable(self, name) for name in names.values())

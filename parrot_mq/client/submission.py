@@ -6,8 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parrot_mq.messages import InputValue, OutputSpec, PromptTask, VariableRef
-from parrot_mq.program import Call, InputText, SemanticVariable
+from parrot_mq.messages import (
+    InputValue,
+    NativeTask,
+    OutputSpec,
+    PromptTask,
+    ResultSpec,
+    TaskRecord,
+    VariableRef,
+)
+from parrot_mq.program import Call, FunctionCall, InputText, PromptCall, SemanticVariable
 
 __all__ = ["MAX_INLINE_INPUT", "MAX_INLINE_INPUTS", "Submission", "make_submission"]
 
@@ -28,33 +36,73 @@ class Submission:
     """
 
     task: str
-    record: PromptTask
+    record: TaskRecord
     texts: Mapping[str, str]
 
     @property
     def outputs(self) -> list[str]:
-        """The variables that it writes, in the order of the template."""
+        """The variables that it writes, in their order."""
         return [output.variable for output in self.record.outputs.values()]
+
+    @property
+    def chained_outputs(self) -> list[str]:
+        """Those of them that the next one goes on from: of a prompt, all but the last."""
+        return self.outputs[:-1] if isinstance(self.record, PromptTask) else []
 
 
 def make_submission(call: Call, names: Mapping[str, str], *, task: str, model: str, timeout_s: float) -> Submission:
-    """Write a call down; `names` says which variable each output fills."""
+    """Write a call down.
+
+    Args:
+        names: Which variable each output fills.
+        model: Who generates, if the call does not say it.
+    """
     writer = _InputWriter()
-    record = PromptTask(
-        template=call.template,
-        inputs={name: writer.write(value) for name, value in call.inputs.items()},
-        outputs={output: _describe(call, output, names[output]) for output in call.spec.outputs},
-        separators=call.separators,
-        model=model,
-        timeout_s=timeout_s,
-        function=call.name,
-    )
+    inputs = {name: writer.write(value) for name, value in call.inputs.items()}
+    match call:
+        case PromptCall():
+            record: TaskRecord = _prompt_task(call, inputs, names, model=model, timeout_s=timeout_s)
+        case FunctionCall():
+            record = _native_task(call, inputs, names, timeout_s=timeout_s)
+        case _:
+            raise TypeError(f"{call!r} cannot be submitted")
     return Submission(task, record, writer.texts)
 
 
-def _describe(call: Call, output: str, variable: str) -> OutputSpec:
+def _prompt_task(
+    call: PromptCall, inputs: dict[str, InputValue], names: Mapping[str, str], *, model: str, timeout_s: float
+) -> PromptTask:
     spec = call.spec
-    return OutputSpec(variable=variable, sampling=spec.outputs[output], objective=spec.objectives.get(output))
+    return PromptTask(
+        template=call.template,
+        inputs=inputs,
+        outputs={
+            output: OutputSpec(variable=names[output], sampling=sampling, objective=spec.objectives.get(output))
+            for output, sampling in spec.outputs.items()
+        },
+        separators=call.separators,
+        model=call.model or model,
+        timeout_s=timeout_s,
+        function=call.name,
+    )
+
+
+def _native_task(
+    call: FunctionCall, inputs: dict[str, InputValue], names: Mapping[str, str], *, timeout_s: float
+) -> NativeTask:
+    return NativeTask(
+        function=call.name if call.chosen_by is None else VariableRef(call.chosen_by.id),
+        choices=list(call.choices),
+        inputs=inputs,
+        outputs={
+            output: ResultSpec(variable=names[output], transforms=list(transforms))
+            for output, transforms in call.spec.outputs.items()
+        },
+        separators=call.separators,
+        timeout_s=timeout_s,
+        attempt_timeout_s=min(call.attempt_timeout_s, timeout_s),
+        max_attempts=call.max_attempts,
+    )
 
 
 class _InputWriter:

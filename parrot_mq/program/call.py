@@ -1,4 +1,4 @@
-"""A call: a semantic function with its inputs, not yet submitted."""
+"""A call: a function with its inputs, not yet submitted."""
 
 from __future__ import annotations
 
@@ -7,38 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parrot_mq.errors import CallError
-from parrot_mq.program.diagnostics import point_at
+from parrot_mq.program.native_signature import NativeSpec
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR
 from parrot_mq.program.signature import FunctionSpec
+from parrot_mq.program.spec import CallableSpec
 from parrot_mq.program.values import InputText, check_value, variables_in
+from parrot_mq.program.variable import SemanticVariable
 
-__all__ = ["Call", "bind"]
+__all__ = ["Call", "FunctionCall", "PromptCall", "bind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Call:
-    """What is submitted. Each field has its place in a `PromptTask`.
+    """What is submitted. Each field has its place in a task.
 
     Attributes:
         spec: The function.
-        inputs: What fills each input placeholder; every input is there.
+        inputs: What fills each input; every input is there.
         name: Name of the function, for people and tools.
-        model: Who generates; empty means the one model that is served.
         timeout_s: Seconds that the outputs may take; None means what the session says.
         names: Names chosen for output variables; the session makes up the others.
     """
 
-    spec: FunctionSpec
+    spec: CallableSpec
     inputs: Mapping[str, InputText]
     name: str
-    model: str = ""
     timeout_s: float | None = None
     names: Mapping[str, str]
-
-    @property
-    def template(self) -> str:
-        """The template's source, as it goes over the wire."""
-        return self.spec.template.source
 
     @property
     def separators(self) -> dict[str, str]:
@@ -48,6 +43,10 @@ class Call:
             for name, value in self.inputs.items()
             if isinstance(value, tuple) and self.spec.separators[name] != DEFAULT_SEPARATOR
         }
+
+    def reads(self) -> list[SemanticVariable]:
+        """The variables that have to be set before it can run."""
+        return [variable for value in self.inputs.values() for variable in variables_in(value)]
 
     def __repr__(self) -> str:
         return f"<Call {self.spec}>"  # without the inputs: prompts may be private and long
@@ -60,13 +59,60 @@ class Call:
         """
         for name, value in self.inputs.items():
             for variable in variables_in(value):
-                if (variable.session.tenant, variable.session.name) != (tenant, session):
-                    problem = f"{variable!r} belongs to another session than the call, {session!r}"
-                    remedy = "await it and pass its text, or call in its session"
-                    raise _argument_error(self.spec, name, f"{problem}; {remedy}")
+                if _is_of_another(variable, tenant, session):
+                    raise self.spec.argument_error(name, _of_another(variable, session))
 
 
-def bind(spec: FunctionSpec, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, InputText]:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PromptCall(Call):
+    """A call of a semantic function.
+
+    Attributes:
+        model: Who generates; empty means the one model that is served.
+    """
+
+    spec: FunctionSpec
+    model: str = ""
+
+    @property
+    def template(self) -> str:
+        """The template's source, as it goes over the wire."""
+        return self.spec.template.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class FunctionCall(Call):
+    """A call of a native function, or of the one that a variable names.
+
+    Attributes:
+        chosen_by: The variable that says which function; None if `name` is the function.
+        choices: The functions that it may name.
+        attempt_timeout_s: Seconds that one attempt may take.
+        max_attempts: How often it is attempted at most.
+    """
+
+    spec: NativeSpec
+    chosen_by: SemanticVariable | None = None
+    choices: tuple[str, ...] = ()
+    attempt_timeout_s: float
+    max_attempts: int
+
+    def reads(self) -> list[SemanticVariable]:
+        """The variables that have to be set before it can run."""
+        return [*([] if self.chosen_by is None else [self.chosen_by]), *Call.reads(self)]
+
+    def check_session(self, tenant: str, session: str) -> None:
+        """Check that the call can run in a session.
+
+        Raises:
+            CallError: A variable that it reads is of another session.
+        """
+        if self.chosen_by is not None and _is_of_another(self.chosen_by, tenant, session):
+            raise CallError(f"`{self.spec}`: {_of_another(self.chosen_by, session)}", function=self.spec.name)
+        Call.check_session(self, tenant, session)
+
+
+def bind(spec: CallableSpec, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, InputText]:
     """Match arguments with the inputs of a function.
 
     Raises:
@@ -77,34 +123,35 @@ def bind(spec: FunctionSpec, args: tuple[object, ...], kwargs: Mapping[str, obje
     except TypeError as error:
         raise CallError(f"`{spec}`: {error}; {_suggest(spec, kwargs)}", function=spec.name) from None
     for name in given:
-        if name in spec.outputs:
+        if name not in spec.separators:
             problem = f"`{name}` is an output: the model writes it, so it takes no argument"
-            raise _argument_error(spec, name, f"{problem}; the call returns its variable")
+            raise spec.argument_error(name, f"{problem}; the call returns its variable")
     missing = [name for name in spec.separators if name not in given and name not in spec.defaults]
     if missing:
-        raise _argument_error(spec, missing[0], f"missing argument: {', '.join(f'`{name}`' for name in missing)}")
+        raise spec.argument_error(missing[0], f"missing argument: {', '.join(f'`{name}`' for name in missing)}")
     return {name: _value(spec, name, given) for name in spec.separators}
 
 
-def _suggest(spec: FunctionSpec, kwargs: Mapping[str, object]) -> str:
+def _suggest(spec: CallableSpec, kwargs: Mapping[str, object]) -> str:
     unknown = [name for name in kwargs if name not in spec.signature.parameters]
     close = difflib.get_close_matches(unknown[0], spec.separators, n=1) if unknown else []
     meant = f"did you mean `{close[0]}`? " if close else ""
     return f"{meant}its inputs: {', '.join(spec.separators) or 'none'}"
 
 
-def _value(spec: FunctionSpec, name: str, given: Mapping[str, object]) -> InputText:
+def _value(spec: CallableSpec, name: str, given: Mapping[str, object]) -> InputText:
     if name not in given:
         return spec.defaults[name]
     try:
         return check_value(given[name])
     except CallError as error:
-        raise _argument_error(spec, name, f"argument `{name}`: {error.message}") from None
+        raise spec.argument_error(name, f"argument `{name}`: {error.message}") from None
 
 
-def _argument_error(spec: FunctionSpec, name: str, problem: str) -> CallError:
-    """An error about an argument: the function, what is wrong, and the line of the template that uses it."""
-    placeholder = next(each for each in spec.template.placeholders if each.name == name)
-    source, start = spec.template.source, placeholder.position
-    shown = point_at(source, start, source.find("}}", start) + 2)
-    return CallError(f"`{spec}`: {problem}\n{shown}", function=spec.name, argument=name)
+def _is_of_another(variable: SemanticVariable, tenant: str, session: str) -> bool:
+    return (variable.session.tenant, variable.session.name) != (tenant, session)
+
+
+def _of_another(variable: SemanticVariable, session: str) -> str:
+    remedy = "await it and pass its text, or call in its session"
+    return f"{variable!r} belongs to another session than the call, {session!r}; {remedy}"

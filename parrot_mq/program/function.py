@@ -6,40 +6,33 @@ Source: Parrot, OSDI'24, section 4.1 and figure 7.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Final, Generic, ParamSpec, overload
 
-from parrot_mq.errors import CallError, ConfigurationError
-from parrot_mq.program.call import Call, bind
-from parrot_mq.program.session_context import Caller, current_session
+from parrot_mq.errors import ConfigurationError
+from parrot_mq.program.base import NO_NAMES, ProgramFunction
+from parrot_mq.program.call import PromptCall, bind
+from parrot_mq.program.session_context import Caller
 from parrot_mq.program.signature import FunctionSpec, read_function
 from parrot_mq.program.variable import SemanticVariable
-from parrot_mq.types import check_name
 
 __all__ = ["SemanticFunction", "semantic_function"]
 
 P = ParamSpec("P")
 
-_MAX_TIMEOUT_S: Final = 7 * 86400
 _MAX_MODEL_LENGTH: Final = 256
-_NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-class SemanticFunction(Generic[P]):
+class SemanticFunction(ProgramFunction, Generic[P]):
     """A prompt that is called like a function. Made by `semantic_function`; it never changes.
 
     Attributes:
         spec: Signature and template.
-        name: What it is called on the server, for people and tools.
         model: Who generates; empty means the one model that is served.
-        timeout_s: Seconds that the outputs may take; None means what the session says.
-        names: Names chosen for output variables.
-        session: The session that takes the calls; None means the one that is open where it is called.
     """
 
     __name__: str
+    spec: FunctionSpec
 
     def __init__(
         self,
@@ -49,17 +42,14 @@ class SemanticFunction(Generic[P]):
         name: str = "",
         model: str = "",
         timeout_s: float | None = None,
-        names: Mapping[str, str] = _NO_NAMES,
+        names: Mapping[str, str] = NO_NAMES,
         session: Caller | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self.spec = spec
-        self.name = check_name("function", name or spec.name)  # a part of the tasks' ids
         self.model = _check_model(model)
-        self.timeout_s = _check_timeout(timeout_s)
-        self.names = _check_names(spec, names)
-        self.session = session
+        super().__init__(name=name, timeout_s=timeout_s, names=names, session=session)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SemanticVariable:
         """Call it: the variable of its one output comes back at once.
@@ -67,14 +57,7 @@ class SemanticFunction(Generic[P]):
         Raises:
             CallError: The arguments do not fit, no session is open, or the function has several outputs.
         """
-        if len(self.spec.outputs) > 1:
-            names = ", ".join(self.spec.outputs)
-            raise CallError(
-                f"`{self.spec}` has {len(self.spec.outputs)} outputs; write `{names} = {self.spec.name}.outputs(…)`",
-                function=self.spec.name,
-            )
-        (variable,) = self.outputs(*args, **kwargs)
-        return variable
+        return self._submit_one(self.bind(*args, **kwargs))
 
     def outputs(self, *args: P.args, **kwargs: P.kwargs) -> tuple[SemanticVariable, ...]:
         """Call it: the variables of its outputs come back at once, in the order of the template.
@@ -82,24 +65,15 @@ class SemanticFunction(Generic[P]):
         Raises:
             CallError: The arguments do not fit, or no session is open.
         """
-        call = self.bind(*args, **kwargs)
-        caller = self.session or current_session.get()
-        if caller is None:
-            raise CallError(
-                f"`{self.spec}` is called outside a session; call it inside `async with client.session():`, "
-                f"or through `{self.spec.name}.using(session=session)`",
-                function=self.spec.name,
-            )
-        call.check_session(caller.tenant, caller.name)
-        return caller.submit(call)
+        return self._submit(self.bind(*args, **kwargs))
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> PromptCall:
         """Check the arguments, and submit nothing.
 
         Raises:
             CallError: The arguments do not fit.
         """
-        return Call(
+        return PromptCall(
             spec=self.spec,
             inputs=bind(self.spec, args, kwargs),
             name=self.name,
@@ -138,9 +112,6 @@ class SemanticFunction(Generic[P]):
             names=self.names if names is None else names,
             session=self.session if session is None else session,
         )
-
-    def __repr__(self) -> str:
-        return f"<SemanticFunction {self.spec} -> {', '.join(self.spec.outputs)}>"
 
 
 @overload
@@ -196,25 +167,3 @@ def _check_model(model: str) -> str:
         rule = f"it is a printable text of at most {_MAX_MODEL_LENGTH} characters"
         raise ConfigurationError(f"model={model!r} cannot be used: {rule}")
     return model
-
-
-def _check_timeout(timeout_s: float | None) -> float | None:
-    if timeout_s is None:
-        return None
-    is_number = isinstance(timeout_s, int | float) and math.isfinite(timeout_s)
-    if not is_number or not 0 < timeout_s <= _MAX_TIMEOUT_S:
-        raise ConfigurationError(
-            f"timeout_s={timeout_s!r} cannot be used: it is a number of seconds, above 0 and at most a week"
-        )
-    return float(timeout_s)
-
-
-def _check_names(spec: FunctionSpec, names: Mapping[str, str]) -> Mapping[str, str]:
-    for output, variable in names.items():
-        if output not in spec.outputs:
-            known = ", ".join(spec.outputs)
-            raise CallError(f"`{spec}` has no output {output!r} to name; its outputs are {known}", function=spec.name)
-        check_name("variable", variable)
-    if len(set(names.values())) < len(names):
-        raise CallError(f"`{spec}`: two outputs cannot share the variable name", function=spec.name)
-    return MappingProxyType(dict(names))

@@ -6,17 +6,17 @@ import dis
 import inspect
 import sys
 import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from parrot_mq.errors import CallError, TemplateError
-from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Output, Separator
+from parrot_mq.errors import CallError, SignatureError, TemplateError
+from parrot_mq.program.diagnostics import point_at
+from parrot_mq.program.parameters import Output
 from parrot_mq.program.plan import plan_outputs
+from parrot_mq.program.spec import CallableSpec, check_input, place_of, read_annotation, read_default, read_hints
 from parrot_mq.program.template import Template, parse_template
-from parrot_mq.program.values import InputText, check_value
-from parrot_mq.program.variable import SemanticVariable
-from parrot_mq.types import Objective, Sampling
+from parrot_mq.program.values import InputText
+from parrot_mq.types import Sampling
 
 __all__ = ["FunctionSpec", "read_function"]
 
@@ -25,30 +25,23 @@ _EMPTY_BODY = frozenset({"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionSpec:
+class FunctionSpec(CallableSpec):
     """What a semantic function says.
 
     Attributes:
-        name: The function's name.
-        signature: Its Python signature.
         template: Its docstring.
-        separators: The inputs, and what joins the items of each when it is a list.
-        defaults: Texts of the inputs that may be left out.
         outputs: The outputs, in the order of the template, and how each is generated.
-        objectives: What is wanted of outputs, where the function says so.
     """
 
-    name: str
-    signature: inspect.Signature
     template: Template
-    separators: Mapping[str, str]
-    defaults: Mapping[str, InputText]
     outputs: Mapping[str, Sampling]
-    objectives: Mapping[str, Objective]
 
-    def __str__(self) -> str:
-        inputs = [name + ("=…" if name in self.defaults else "") for name in self.separators]
-        return f"{self.name}({', '.join(inputs)})"
+    def argument_error(self, name: str, problem: str) -> CallError:
+        """An error about an argument: the function, what is wrong, and the line of the template that uses it."""
+        placeholder = next(each for each in self.template.placeholders if each.name == name)
+        source, start = self.template.source, placeholder.position
+        shown = point_at(source, start, source.find("}}", start) + 2)
+        return CallError(f"`{self}`: {problem}\n{shown}", function=self.name, argument=name)
 
 
 def read_function(function: Callable[..., object]) -> FunctionSpec:
@@ -60,11 +53,8 @@ def read_function(function: Callable[..., object]) -> FunctionSpec:
     """
     try:
         return _read(function)
-    except TemplateError as error:
-        code = getattr(function, "__code__", None)
-        place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-        name = getattr(function, "__name__", repr(function))
-        raise TemplateError(f"semantic function `{name}`{place}: {error.message}", **error.facts) from None
+    except (SignatureError, TemplateError) as error:
+        raise TemplateError(f"semantic function {place_of(function)}: {error.message}", **error.facts) from None
 
 
 def _read(function: Callable[..., object]) -> FunctionSpec:
@@ -73,16 +63,16 @@ def _read(function: Callable[..., object]) -> FunctionSpec:
     docstring = _docstring(function)
     _check_body(function)
     signature = inspect.signature(function)
-    hints = _hints(function)
+    hints = read_hints(function)
     separators: dict[str, str] = {}
     defaults: dict[str, InputText] = {}
     outputs: dict[str, Output] = {}
     for parameter in signature.parameters.values():
-        _check_kind(parameter)
-        base, separator = _split_annotation(parameter, hints)
+        base, separator = read_annotation(parameter, hints, kind="semantic", remedy=_ANNOTATE)
         if base is Output:
             outputs[parameter.name] = _output(parameter)
         else:
+            check_input(parameter, base, remedy=_ANNOTATE)
             separators[parameter.name] = separator
             defaults |= _default(parameter)
     template = parse_template(docstring)
@@ -119,47 +109,6 @@ def _check_body(function: types.FunctionType) -> None:
             raise TemplateError("its body has code, which would never run: the docstring is all of it; remove the code")
 
 
-def _hints(function: types.FunctionType) -> dict[str, object]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except Exception as error:  # annotations may be any code
-        raise TemplateError(
-            f"its annotations cannot be resolved ({error}); import the names at the top of the module, "
-            f"outside `if TYPE_CHECKING:`"
-        ) from error
-
-
-def _check_kind(parameter: inspect.Parameter) -> None:
-    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        raise TemplateError(f"it has `{parameter}`; name every input and output as a parameter of its own")
-
-
-def _split_annotation(parameter: inspect.Parameter, hints: Mapping[str, object]) -> tuple[object, str]:
-    """The annotation without extras, checked, and the separator of a list input."""
-    if parameter.name not in hints:
-        hint = " (methods cannot be semantic functions)" if parameter.name in ("self", "cls") else ""
-        raise TemplateError(f"parameter `{parameter.name}` has no annotation{hint}; {_ANNOTATE}")
-    base, separator = hints[parameter.name], DEFAULT_SEPARATOR
-    if typing.get_origin(base) is typing.Annotated:
-        base, *extras = typing.get_args(base)
-        separator = next((each.text for each in extras if isinstance(each, Separator)), separator)
-    if base is not Output and not _is_text(base):
-        shown = getattr(base, "__name__", None) or str(base)
-        raise TemplateError(
-            f"parameter `{parameter.name}` is annotated `{shown}`, which is neither text nor variable; {_ANNOTATE}"
-        )
-    return base, separator
-
-
-def _is_text(hint: object) -> bool:
-    """True for `Input` and every part of it: str, a variable, lists and unions of these."""
-    if hint in (Input, str, SemanticVariable):
-        return True
-    args = [each for each in typing.get_args(hint) if each is not Ellipsis]
-    is_known = typing.get_origin(hint) in (typing.Union, types.UnionType, list, tuple, Sequence)
-    return is_known and bool(args) and all(map(_is_text, args))
-
-
 def _output(parameter: inspect.Parameter) -> Output:
     if parameter.default is parameter.empty:
         return Output()
@@ -170,14 +119,9 @@ def _output(parameter: inspect.Parameter) -> Output:
 
 
 def _default(parameter: inspect.Parameter) -> dict[str, InputText]:
-    if parameter.default is parameter.empty:
-        return {}
     if isinstance(parameter.default, Output):
         remedy = f"write `{parameter.name}: Output = Output(…)`"
         raise TemplateError(
             f"the parameter `{parameter.name}` has an `Output(…)` but is annotated as an input; {remedy}"
         )
-    try:
-        return {parameter.name: check_value(parameter.default)}
-    except CallError as error:
-        raise TemplateError(f"the default of `{parameter.name}` cannot be used: {error.message}") from None
+    return read_default(parameter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, assert_type
 
-from parrot_mq.program import Call, Input, Output, SemanticVariable, Separator, semantic_function
+from parrot_mq.program import Input, Output, PromptCall, SemanticVariable, Separator, semantic_function
 from parrot_mq.types import TextPiece
 
 
@@ -39,7 +39,7 @@ async def use() -> str:
     summary = summarise(passage="a text")
     assert_type(summary, SemanticVariable)
     assert_type(summarise.using(model="other")("a text"), SemanticVariable)
-    assert_type(summarise.bind("a text"), Call)
+    assert_type(summarise.bind("a text"), PromptCall)
     joke, explanation = tell.outputs(summary, style="warm")
     assert_type(joke, SemanticVariable)
     merged = merge([summary, "a text", joke, explanation])
