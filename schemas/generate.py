@@ -60,9 +60,19 @@ def tag_of(cls: type[Message]) -> str:
 def schema_of(cls: type[Message]) -> dict[str, Any]:
     """The JSON Schema of a message, complete in itself."""
     _, components = msgspec.json.schema_components([cls], ref_template="#/$defs/{name}")
-    described = {name: _describe(schema) for name, schema in sorted(components.items())}
+    described = {name: _describe(_without(schema, "discriminator")) for name, schema in sorted(components.items())}
     schema = {"$schema": DIALECT, "$id": f"urn:parrot-mq:{SCHEMA_VERSION}:{tag_of(cls)}", **described.pop(cls.__name__)}
     return {**schema, "$defs": described} if described else schema
+
+
+def _without(schema: Any, key: str) -> Any:
+    """The schema without a keyword that is OpenAPI's and not JSON Schema's: AsyncAPI has another meaning for it."""
+    match schema:
+        case dict():
+            return {name: _without(each, key) for name, each in schema.items() if name != key}
+        case list():
+            return [_without(each, key) for each in schema]
+    return schema
 
 
 def _describe(schema: dict[str, Any]) -> dict[str, Any]:

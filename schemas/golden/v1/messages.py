@@ -182,7 +182,12 @@ MESSAGES: tuple[Message, ...] = (
                 objective=Objective(kind="throughput"),
             ),
             "sources": ResultSpec(
-                variable="sources", transforms=[Regex(pattern=r"\[(\d+)\]", group=1, every=True), Join(separator="; ")]
+                variable="sources",
+                transforms=[
+                    JsonPointer(pointer="/sources", items=True),
+                    Regex(pattern=r"\[(\d+)\]", group=1, every=True),
+                    Join(separator="; "),
+                ],
             ),
         },
         separators={"notes": "; "},
