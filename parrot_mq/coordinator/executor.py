@@ -35,6 +35,7 @@ from parrot_mq.types import VariableId
 
 __all__ = ["GraphExecutor"]
 
+STEPS_PER_TURN = 200
 MAX_JUDGED = 1000
 """Most generations of which one message to a dispatcher says what is wanted."""
 
@@ -163,7 +164,9 @@ class GraphExecutor:
         for read in dict.fromkeys(read for name in names for read in task.steps[name].reads):
             if isinstance(value := state.values.get(read), ErrorInfo):
                 await self._spread(read, value)
-        for name in names:
+        for index, name in enumerate(names, start=1):
+            if index % STEPS_PER_TURN == 0:
+                await asyncio.sleep(0)  # a map may have thousands: others have their turn between them
             node, step = state.graph.producer(name), task.steps[name]
             if node is None or node.task != task.address.task or node.reads != step.reads:
                 continue
