@@ -23,15 +23,23 @@ from parrot_mq.messages import (
     encode_text,
     variable_subject,
 )
-from parrot_mq.messages.values import MAX_INLINE_BYTES
+from parrot_mq.messages.values import MAX_INLINE_BYTES, read_usage
+from parrot_mq.types import raw_variable
 
-__all__ = ["fail_variable", "fetch_text", "get_values", "set_variable"]
+__all__ = ["fail_variable", "fetch_text", "get_usage", "get_values", "set_variable"]
 
 
 async def set_variable(
-    bus: Bus, address: VariableAddress, text: str, *, producer: str = "", usage: Usage | None = None
+    bus: Bus, address: VariableAddress, text: str | BlobRef, *, producer: str = "", usage: Usage | None = None
 ) -> Stored:
-    """Set a variable, once; `producer` says which worker does it, if one does, and `usage` what it cost.
+    """Set a variable, once, to a text or to a blob that is stored already.
+
+    Args:
+        bus: The connection.
+        address: Which variable.
+        text: Its value.
+        producer: The worker, or the host of a function, that made it, if one did.
+        usage: What it cost.
 
     Delivery: when it returns, the value is stored. Setting the same text again is harmless.
 
@@ -39,7 +47,7 @@ async def set_variable(
         VariableAlreadySet: It has another value.
         TransportError: As `Bus.publish_once`.
     """
-    payload, headers = encode_text(text)
+    payload, headers = encode_blob_ref(text) if isinstance(text, BlobRef) else encode_text(text)
     if len(payload) > MAX_INLINE_BYTES:
         digest = await bus.put_blob(address.tenant, payload)
         payload, headers = encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
@@ -75,6 +83,18 @@ async def get_values(bus: Bus, addresses: Iterable[VariableAddress]) -> dict[Var
     by_subject = {variable_subject(*address): address for address in addresses}
     found = await bus.get(STREAM_VARS, list(by_subject))
     return {by_subject[s]: decode_value(d.payload, d.headers) for s, d in found.items()}
+
+
+async def get_usage(bus: Bus, address: VariableAddress) -> Usage | None:
+    """What the text of a variable cost; of a transformed one, what the text cost that was transformed.
+
+    None if it is not set, or whoever set it did not say.
+    """
+    raw = address._replace(variable=raw_variable(address.variable))
+    subjects = [variable_subject(*each) for each in (address, raw)]
+    found = await bus.get(STREAM_VARS, subjects)
+    usages = (read_usage(found[subject].headers) for subject in subjects if subject in found)
+    return next((usage for usage in usages if usage is not None), None)
 
 
 async def fetch_text(bus: Bus, tenant: str, value: Value) -> str:

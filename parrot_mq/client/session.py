@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, suppress
 from typing import NamedTuple
 
-from parrot_mq.bus import Bus, fetch_text, set_variable
+from parrot_mq.bus import Bus, fetch_text, get_usage, set_variable
 from parrot_mq.client.awaited import AwaitedVariables
 from parrot_mq.client.control import SessionControl
 from parrot_mq.client.marks import KeptMarks
@@ -17,7 +17,7 @@ from parrot_mq.client.streaming import stream_text
 from parrot_mq.client.submission import make_submission
 from parrot_mq.client.values import SessionValues
 from parrot_mq.errors import CallError, DuplicateProducer, ParrotError, SessionClosed
-from parrot_mq.messages import ErrorInfo, VariableAddress
+from parrot_mq.messages import ErrorInfo, Usage, VariableAddress
 from parrot_mq.program import Call, Mark, SemanticVariable, check_mark
 from parrot_mq.program.values import check_value
 from parrot_mq.types import SessionId, TenantId, TextPiece, VariableId, check_name, fresh_id
@@ -154,6 +154,17 @@ class Session:
         value = await self._values.wait(variable_id, self._limit(variable_id, timeout_s))
         return await fetch_text(self._bus, self.tenant, value)
 
+    async def usage(self, variable: str | SemanticVariable) -> Usage | None:
+        """Wait for a value; returns what it cost to generate, or None if nobody generated it. Errors also as for `get`.
+
+        Raises:
+            CallError: The variable belongs to another session.
+            InvalidName: The name cannot be used.
+        """
+        name = self._name(variable)
+        await self.get(name)
+        return await get_usage(self._bus, VariableAddress(self.tenant, self.name, VariableId(name)))
+
     async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """Yield the text of a variable in pieces while it is generated; errors as for `get`."""
         self._check_open()
@@ -203,7 +214,7 @@ class Session:
         if isinstance(variable, str):
             return check_name("variable", variable)
         if (variable.session.tenant, variable.session.name) != (self.tenant, self.name):
-            raise CallError(f"{variable!r} belongs to another session than {self.name!r}; mark it in its own session")
+            raise CallError(f"{variable!r} belongs to another session than {self.name!r}; name it in its own session")
         return variable.id
 
     async def cancel(self, variable_id: str = "") -> int:
