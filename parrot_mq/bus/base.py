@@ -92,6 +92,10 @@ class Subscription(ABC):
     async def aclose(self) -> None:
         """Stop delivering: a handler that runs is cancelled (unless it is the caller). May be called twice."""
 
+    async def drain(self) -> None:
+        """Stop listening, and end when what the server has sent until it knew of it is handled. May be called twice."""
+        await self.aclose()  # of a stream nothing is lost
+
     @abstractmethod
     async def wait_closed(self) -> None:
         """Wait until it has ended.

@@ -243,6 +243,11 @@ class Connection:
         """Subscribe without waiting for the server; what is sent next on this connection comes after it."""
         self._interests.add(interest, self._client)
 
+    async def retire_interest(self, interest: Interest, timeout_s: float) -> None:
+        """Unsubscribe; returns when all that the server has sent is here, or the time is over."""
+        self._interests.retire(interest, self._client)
+        await self.flush(timeout_s)
+
     def remove_interest(self, interest: Interest) -> None:
         """End a subscription. May be called twice."""
         self._interests.remove(interest, self._client)

@@ -22,6 +22,7 @@ class Interest:
         sink: Where its messages go.
         on_denied: Called if the server refuses the subject, now or after a reconnection.
         sid: Its number on the wire, the same on all connections.
+        is_retired: Whether it was unsubscribed, and only what is on its way may still come.
     """
 
     subject: str
@@ -29,6 +30,7 @@ class Interest:
     sink: Sink
     on_denied: Callable[[PermissionDenied], None]
     sid: int = field(init=False, default=0)
+    is_retired: bool = field(init=False, default=False)
 
 
 class Interests:
@@ -55,10 +57,17 @@ class Interests:
             client.sinks.pop(interest.sid, None)
             client.send(unsubscribe_frame(interest.sid))
 
+    def retire(self, interest: Interest, client: WireClient | None) -> None:
+        """Unsubscribe, but let what the server has sent already come until `remove`, which still has to follow."""
+        if self._by_sid.get(interest.sid) is interest and client is not None:
+            client.send(unsubscribe_frame(interest.sid))
+        interest.is_retired = True
+
     def announce_all(self, client: WireClient) -> None:
         """Tell all subscriptions to a new connection."""
         for interest in self._by_sid.values():
-            _announce(client, interest)
+            if not interest.is_retired:
+                _announce(client, interest)
 
     def deny(self, subject: str) -> None:
         """The server refused a subject, which it names in lower case."""

@@ -49,6 +49,11 @@ class CoreSubscription(PumpedSubscription):
             await self.aclose()
             raise
 
+    async def drain(self) -> None:
+        await self._connection.retire_interest(self._interest, self._connection.config.ping_interval_s)
+        await self._pump.wait_idle()
+        await self.aclose()
+
     async def _finish(self, error: ParrotError | None) -> None:
         self._connection.remove_interest(self._interest)
         self._settle(error)

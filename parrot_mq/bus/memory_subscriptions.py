@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import suppress
 
 from parrot_mq.bus.base import Handler
 from parrot_mq.bus.memory_link import Link
@@ -11,7 +12,7 @@ from parrot_mq.bus.memory_stream import MemoryStream
 from parrot_mq.bus.pump import Pump
 from parrot_mq.bus.subscription import PumpedSubscription
 from parrot_mq.bus.tasks import TaskOwner
-from parrot_mq.errors import ConsumerTakenOver, ParrotError
+from parrot_mq.errors import ConnectionClosed, ConnectionLost, ConsumerTakenOver, ParrotError
 
 __all__ = ["CoreListening", "Following", "MemorySubscription", "Taking"]
 
@@ -44,7 +45,16 @@ class CoreListening(MemorySubscription):
         super().__init__(tasks, handler, f"subscribe:{subject}")
         self._server = server
         self._listener = Listener(subject, queue, link.inward(self._pump.put, is_kept=False))
+        self._link = link
         server.listen(self._listener)
+
+    async def drain(self) -> None:
+        with suppress(ConnectionLost, ConnectionClosed):
+            await self._link.there()
+            self._leave()
+            await self._link.back()
+        await self._pump.wait_idle()
+        await self.aclose()
 
     def _leave(self) -> None:
         self._server.unlisten(self._listener)

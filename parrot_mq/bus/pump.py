@@ -36,6 +36,7 @@ class Pump:
         self._on_handled = on_handled
         self._queue: deque[Delivery] = deque()
         self._idle: asyncio.Future[None] | None = None
+        self._all_handled: asyncio.Future[None] | None = None
         self._is_closed = False
         self._task = tasks.start(self._run(), name=name)
 
@@ -48,11 +49,20 @@ class Pump:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
+    async def wait_idle(self) -> None:
+        """Wait until all that was put is handled, or it is closed."""
+        if self._is_closed or (self._idle is not None and not self._idle.done()):
+            return
+        if self._all_handled is None or self._all_handled.done():
+            self._all_handled = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._all_handled)
+
     async def aclose(self) -> None:
         """Drop what is queued and end."""
         self._is_closed = True
         self._queue.clear()
         await self._tasks.end(self._task)
+        self._tell_idle()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -60,6 +70,7 @@ class Pump:
         while not self._is_closed:
             if not self._queue:
                 self._idle = loop.create_future()
+                self._tell_idle()
                 await self._idle
                 num_handled, turn_began = 0, loop.time()
                 continue
@@ -70,6 +81,10 @@ class Pump:
             if num_handled >= _MAX_TURN or loop.time() - turn_began > _MAX_TURN_S:
                 await asyncio.sleep(0)
                 num_handled, turn_began = 0, loop.time()
+
+    def _tell_idle(self) -> None:
+        if self._all_handled is not None and not self._all_handled.done():
+            self._all_handled.set_result(None)
 
     async def _handle(self, delivery: Delivery) -> None:
         try:

@@ -93,7 +93,7 @@ def _check_functions(among: Sequence[NativeFunction[..., Any]]) -> tuple[NativeF
         if not isinstance(each, NativeFunction):
             raise CallError(f"`select` chooses among native functions; {each!r} is none")
     if len(functions) < 2:
-        raise CallError(f"`select` chooses among two or more functions, got {len(functions)}; name them: `among=[…, …]`")
+        raise CallError(f"`select` chooses among two or more functions, got {len(functions)}: `among=[…, …]`")
     names = [each.name for each in functions]
     if len(set(names)) < len(names):
         raise CallError(f"`select`: two functions have one name ({', '.join(names)}); give one another: `name=…`")

@@ -138,6 +138,26 @@ async def test_a_closed_subscription_delivers_no_more(bus: Bus, world: World) ->
     await subscription.wait_closed()
 
 
+async def test_a_drained_subscription_handles_what_came_before(bus: Bus, world: World) -> None:
+    drained, kept = Mailbox(), Mailbox()
+
+    async def handler(delivery: Delivery) -> None:
+        await asyncio.sleep(0)
+        await drained(delivery)
+
+    subscription = await bus.subscribe(f"{world.tenant}.x", handler, queue="workers")
+    await bus.subscribe(f"{world.tenant}.x", kept)
+    for number in range(500):
+        await bus.publish(f"{world.tenant}.x", str(number).encode())
+    await subscription.drain()
+    assert [delivery.payload for delivery in drained.deliveries] == [str(number).encode() for number in range(500)]
+    await subscription.drain()
+    await bus.publish(f"{world.tenant}.x", b"late")
+    await kept.wait_for(501)
+    assert len(drained.deliveries) == 500
+    await subscription.wait_closed()
+
+
 async def test_closing_a_subscription_cancels_the_handler_that_runs(bus: Bus, world: World) -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
