@@ -15,7 +15,7 @@ from parrot_mq.bus.nats import NatsBus
 from parrot_mq.bus.replays import answer_replay, request_replay
 from parrot_mq.bus.server import NatsServer
 from parrot_mq.bus.storing import store_identified
-from parrot_mq.bus.values import fail_variable, fetch_text, get_usage, get_values, set_variable
+from parrot_mq.bus.values import fail_variable, fetch_text, get_usage, get_values, pack_text, set_variable
 
 __all__ = [
     "NO_HEADERS",
@@ -42,6 +42,7 @@ __all__ = [
     "get_usage",
     "get_values",
     "open_bus",
+    "pack_text",
     "request_replay",
     "set_variable",
     "store_identified",

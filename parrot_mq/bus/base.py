@@ -93,7 +93,10 @@ class Subscription(ABC):
         """Stop delivering: a handler that runs is cancelled (unless it is the caller). May be called twice."""
 
     async def drain(self) -> None:
-        """Stop listening, and end when what the server has sent until it knew of it is handled. May be called twice."""
+        """Stop listening, and end when what the server has sent until it knew of it is handled.
+
+        May be called twice, but not by the handler.
+        """
         await self.aclose()  # of a stream nothing is lost
 
     @abstractmethod

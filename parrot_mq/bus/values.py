@@ -26,7 +26,7 @@ from parrot_mq.messages import (
 from parrot_mq.messages.values import MAX_INLINE_BYTES, read_usage
 from parrot_mq.types import raw_variable
 
-__all__ = ["fail_variable", "fetch_text", "get_usage", "get_values", "set_variable"]
+__all__ = ["fail_variable", "fetch_text", "get_usage", "get_values", "pack_text", "set_variable"]
 
 
 async def set_variable(
@@ -47,13 +47,23 @@ async def set_variable(
         VariableAlreadySet: It has another value.
         TransportError: As `Bus.publish_once`.
     """
-    payload, headers = encode_blob_ref(text) if isinstance(text, BlobRef) else encode_text(text)
-    if len(payload) > MAX_INLINE_BYTES:
-        digest = await bus.put_blob(address.tenant, payload)
-        payload, headers = encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
+    payload, headers = await pack_text(bus, address.tenant, text)
     if usage is not None:
         headers = {**headers, HEADER_USAGE: msgspec.json.encode(usage).decode()}
     return await _publish(bus, address, payload, headers, producer)
+
+
+async def pack_text(bus: Bus, tenant: str, text: str | BlobRef) -> tuple[bytes, dict[str, str]]:
+    """Payload and headers of a text as it travels: a large one is stored first, and its claim check travels.
+
+    Raises:
+        TransportError: As `Bus.put_blob`.
+    """
+    payload, headers = encode_blob_ref(text) if isinstance(text, BlobRef) else encode_text(text)
+    if len(payload) <= MAX_INLINE_BYTES:
+        return payload, headers
+    digest = await bus.put_blob(tenant, payload)
+    return encode_blob_ref(BlobRef(digest=digest, size_bytes=len(payload)))
 
 
 async def fail_variable(
