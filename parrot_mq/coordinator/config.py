@@ -13,6 +13,7 @@ __all__ = ["CoordinatorConfig", "Mechanisms"]
 _NOT_NEGATIVE = (
     "settle_s",
     "model_grace_s",
+    "function_grace_s",
     "max_pins",
     "max_wait_s",
     "max_holder_wait_s",
@@ -61,6 +62,9 @@ class CoordinatorConfig:
         lease_s: A worker that was not heard of for this long is lost, and its work is given to others.
         settle_s: After a start, how long workers may take to say what they already run before work is assigned.
         model_grace_s: After a start, how long tasks for a model that nobody serves may wait for a worker to appear.
+        function_grace_s: How long nobody may serve a native function until calls of it fail.
+        max_calls_per_tenant: Most calls of native functions that one tenant has at hosts; a function of which nothing
+            runs may have one beyond that, up to as many again.
         session_idle_s: A session without work is dropped from memory after this; its facts stay.
         max_batch: Most generations in one assignment.
         max_attempts: After so many lost attempts a generation is given up.
@@ -83,6 +87,8 @@ class CoordinatorConfig:
     lease_s: float = 3.0
     settle_s: float = 0.3
     model_grace_s: float = 10.0
+    function_grace_s: float = 10.0
+    max_calls_per_tenant: int = 256
     session_idle_s: float = 300.0
     max_batch: int = 64
     max_attempts: int = 5
@@ -106,6 +112,6 @@ class CoordinatorConfig:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("max_batch", "max_attempts"):
+        for name in ("max_batch", "max_attempts", "max_calls_per_tenant"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)}")
