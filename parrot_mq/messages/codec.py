@@ -20,6 +20,7 @@ from parrot_mq.messages.subjects import (
     HEADER_SCHEMA,
     SCHEMA_VERSION,
 )
+from parrot_mq.program.transforms import Transform
 from parrot_mq.types import NAME_RULE, is_name
 
 __all__ = ["decode", "encode", "encode_json", "salvage_outputs"]
@@ -32,6 +33,7 @@ _ANY_KEY = "[...]"
 _LONG_NUMBER = re.compile(rb"[0-9]{19,}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NAME = f"`str` matching regex {NAME_PATTERN!r}"
+_TRANSFORMS = " or ".join(sorted(f"`{cls.__struct_config__.tag}`" for cls in get_args(Transform)))
 _BECAUSE_TEXT = ", got `str`"
 """What msgspec says of a key that is no number: all keys are text."""
 _MAX_SHOWN = 200
@@ -185,6 +187,8 @@ def _explain(error: msgspec.ValidationError, plain: dict[str, Any], expected: An
     if match["is_key"]:
         wrong, _ = _first_wrong(place, is_wrong)
         return path, f"{reason.removesuffix(_BECAUSE_TEXT)} as key, got {_short(repr(wrong))}"
+    if path.endswith(".op"):
+        reason = reason.replace("Invalid value", f"Expected {_TRANSFORMS}, got", 1)
     return path, reason
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from parrot_mq.bus import BusConfig, open_bus
 from parrot_mq.errors import EventMismatch
-from parrot_mq.messages import ErrorInfo
+from parrot_mq.messages import DeadEvent, ErrorInfo
 from parrot_mq.pipelines.dead import bury_event
 from parrot_mq.types import fresh_id
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import parrot_mq.messages as wire
 from parrot_mq.messages import Message
+from parrot_mq.program.transforms import JsonPointer, Regex
 
 __all__ = [
     "MESSAGE_TYPES",
@@ -98,9 +99,21 @@ def _places(plain: Any) -> list[tuple[Any, ...]]:
 # -- by type ---------------------------------------------------------------------------------------------------------
 
 
+FIELDS = {
+    (Regex, "pattern"): st.sampled_from([r"\d+", r"(?P<name>[a-z]*) 🦜", r"(?i)a|b"]),
+    (Regex, "group"): st.just(0),
+    (JsonPointer, "pointer"): st.lists(st.from_regex(r"/([^~/]|~0|~1)*", fullmatch=True), max_size=3).map("".join),
+}
+"""Fields that have a grammar of their own, which chance seldom hits."""
+
+
 def _struct(info: Any) -> st.SearchStrategy[Any]:
-    required = {field.name: _any(field.type) for field in info.fields if field.required}
-    optional = {field.name: _any(field.type) for field in info.fields if not field.required}
+    drawn = {
+        field.name: FIELDS[place] if (place := (info.cls, field.name)) in FIELDS else _any(field.type)
+        for field in info.fields
+    }
+    required = {field.name: drawn[field.name] for field in info.fields if field.required}
+    optional = {field.name: drawn[field.name] for field in info.fields if not field.required}
     return st.fixed_dictionaries(required, optional=optional).map(lambda fields: _make(info.cls, fields)).filter(bool)
 
 

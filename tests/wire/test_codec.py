@@ -20,11 +20,16 @@ from parrot_mq.messages import (
     CancelGenerations,
     ErrorInfo,
     Message,
+    NativeCall,
+    NativeRunning,
+    NativeTask,
     OutputSpec,
     PromptTask,
+    ResultSpec,
     ServiceQuery,
     SessionCancel,
     TaskEvent,
+    TaskRecord,
     TokenDelta,
     WorkerStatus,
     decode,
@@ -81,6 +86,13 @@ def test_a_union_is_told_apart_by_its_type(encoder: Any) -> None:
 
 def test_the_type_may_be_left_out_where_one_message_is_expected() -> None:
     assert decode(b'{"variables": ["x"]}', SessionCancel) == SessionCancel(variables=["x"])
+
+
+@pytest.mark.parametrize("encoder", [encode, encode_json])
+def test_a_task_without_a_type_is_a_prompt(encoder: Any) -> None:
+    native = NativeTask(function="search", outputs={"o": ResultSpec(variable="x")})
+    assert decode(encoder(native), TaskRecord, default=PromptTask) == native
+    assert isinstance(decode(json.dumps(TASK).encode(), TaskRecord, default=PromptTask), PromptTask)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +195,14 @@ def _sampling(**fields: Any) -> dict[str, Any]:
     return _task(outputs={"fine": OUTPUT, "o": {"variable": "y", "sampling": fields}})
 
 
+def _transform(transform: Any) -> dict[str, Any]:
+    return _task(outputs={"o": {"variable": "x", "transforms": [{"op": "strip"}, transform]}})
+
+
+def _native(**changes: Any) -> dict[str, Any]:
+    return {"function": "search", "outputs": {"o": OUTPUT}, **changes}
+
+
 BAD_DOCUMENTS = {
     "no template": Bad({"outputs": {"o": OUTPUT}}, PromptTask, "$", "missing required field `template`"),
     "template is a number": Bad(_task(template=3), PromptTask, "$.template", "Expected `str`, got `int`"),
@@ -283,6 +303,94 @@ BAD_DOCUMENTS = {
     "no time": Bad(_task(timeout_s=0), PromptTask, "$.timeout_s", "Expected `float` > 0"),
     "time as text": Bad(_task(timeout_s="60"), PromptTask, "$.timeout_s", "Expected `float`, got `str`"),
     "more than a week": Bad(_task(timeout_s=604_801), PromptTask, "$.timeout_s", "Expected `float` <= 604800"),
+    "a list that is read with a misspelling": Bad(
+        _task(inputs={"o": {"variable": "x", "item": True}}), PromptTask, "$.inputs.o", "unknown field `item`"
+    ),
+    "each is a text": Bad(_task(each="point"), PromptTask, "$.each", "Expected `array`, got `str`"),
+    "each names something that is no name": Bad(_task(each=["a", "b c"]), PromptTask, "$.each[1]", f"Expected {NAME}"),
+    "a transform that is none": Bad(
+        _transform("strip"), PromptTask, "$.outputs.o.transforms[1]", "Expected `object`, got `str`"
+    ),
+    "a transform without a name": Bad(
+        _transform({"separator": ","}), PromptTask, "$.outputs.o.transforms[1]", "missing required field `op`"
+    ),
+    "an unknown transform": Bad(
+        _transform({"op": "upper"}),
+        PromptTask,
+        "$.outputs.o.transforms[1].op",
+        "Expected `join` or `json` or `regex` or `split` or `strip`, got 'upper'",
+    ),
+    "a misspelled option of a transform": Bad(
+        _transform({"op": "strip", "chars": "."}), PromptTask, "$.outputs.o.transforms[1]", "unknown field `chars`"
+    ),
+    "a pattern that is none": Bad(
+        _transform({"op": "regex", "pattern": "(\\d+"}),
+        PromptTask,
+        "$.outputs.o.transforms[1]",
+        "the pattern '(\\\\d+' is no regular expression: missing )",
+    ),
+    "a group that the pattern does not have": Bad(
+        _transform({"op": "regex", "pattern": "(a)", "group": 2}),
+        PromptTask,
+        "$.outputs.o.transforms[1]",
+        "the pattern '(a)' has no group 2; groups: 0 to 1",
+    ),
+    "a pattern without a character": Bad(
+        _transform({"op": "regex", "pattern": ""}), PromptTask, "$.outputs.o.transforms[1].pattern", "length >= 1"
+    ),
+    "a pointer that is none": Bad(
+        _transform({"op": "json", "pointer": "a/b"}),
+        PromptTask,
+        "$.outputs.o.transforms[1]",
+        "a JSON pointer begins with `/`: write '/a/b' instead of 'a/b'",
+    ),
+    "a separator of nothing": Bad(
+        _transform({"op": "split", "separator": ""}), PromptTask, "$.outputs.o.transforms[1].separator", "length >= 1"
+    ),
+    "more items than a list may have": Bad(
+        _transform({"op": "split", "max_items": 10_001}),
+        PromptTask,
+        "$.outputs.o.transforms[1].max_items",
+        "Expected `int` <= 10000",
+    ),
+    "too many transforms": Bad(
+        _task(outputs={"o": {"variable": "x", "transforms": [{"op": "strip"}] * 17}}),
+        PromptTask,
+        "$.outputs.o.transforms",
+        "length <= 16",
+    ),
+    "a function that is no name": Bad(_native(function="a.b"), NativeTask, "$.function", f"Expected {NAME}"),
+    "a function that is a number": Bad(_native(function=3), NativeTask, "$.function", "Expected `str | object`"),
+    "a variable that says the function, without choices": Bad(
+        _native(function={"variable": "tool"}),
+        NativeTask,
+        "$",
+        "Expected `choices` exactly where `function` is a variable",
+    ),
+    "choices where there is nothing to choose": Bad(
+        _native(choices=["search"]), NativeTask, "$", "Expected `choices` exactly where `function` is a variable"
+    ),
+    "a choice that is no name": Bad(
+        _native(function={"variable": "tool"}, choices=["a", "b c"]), NativeTask, "$.choices[1]", f"Expected {NAME}"
+    ),
+    "a native task without outputs": Bad(_native(outputs={}), NativeTask, "$.outputs", "length >= 1"),
+    "a native task without function": Bad(
+        {"type": "task.native", "outputs": {"o": OUTPUT}}, TaskRecord, "$", "missing required field `function`"
+    ),
+    "no attempt": Bad(_native(max_attempts=0), NativeTask, "$.max_attempts", "Expected `int` >= 1"),
+    "too many attempts": Bad(_native(max_attempts=101), NativeTask, "$.max_attempts", "Expected `int` <= 100"),
+    "no time for an attempt": Bad(
+        _native(attempt_timeout_s=0), NativeTask, "$.attempt_timeout_s", "Expected `float` > 0"
+    ),
+    "an argument that is a number": Bad(
+        {"call": "t.s.v", "function": "f", "arguments": {"a": "x", "n": 3}, "outputs": ["o"]},
+        NativeCall,
+        "$.arguments.n",
+        "got `int`",
+    ),
+    "a host that is never heard of again": Bad(
+        {"host": "a", "beat_s": 3601}, NativeRunning, "$.beat_s", "Expected `float` <= 3600"
+    ),
     "an unknown kind": Bad({"kind": "exploded", "task": "k"}, TaskEvent, "$.kind", "Invalid enum value 'exploded'"),
     "an error inside an event": Bad(
         {"kind": "failed", "task": "k", "error": {"code": "x", "message": "y", "facts": {"a": 1, "b": {}}}},

@@ -130,7 +130,7 @@ def test_a_golden_payload_fits_its_schema(name: str) -> None:
 
 def test_golden_payloads_use_every_field() -> None:
     """Each message all of its own, and all of them together those of what is inside: transforms, references, work."""
-    used: dict[type, set[str]] = {}
+    used: dict[type[msgspec.Struct], set[str]] = {}
     for message in EXPECTED.values():
         for each in _structs(message):
             spoken = msgspec.to_builtins(each).keys() & set(each.__struct_fields__)
@@ -156,11 +156,11 @@ def _structs(value: Any) -> Iterator[msgspec.Struct]:
         yield from _structs(each)
 
 
-def _struct_types(classes: Sequence[type[Message]]) -> set[type]:
+def _struct_types(classes: Sequence[type[Message]]) -> set[type[msgspec.Struct]]:
     """The classes, and those of the structs that they may have inside."""
     _, components = msgspec.json.schema_components(classes)
     infos = [msgspec.inspect.type_info(cls) for cls in classes]
-    found: dict[str, type] = {}
+    found: dict[str, type[msgspec.Struct]] = {}
     while infos:
         info = infos.pop()
         if isinstance(info, msgspec.inspect.StructType):
