@@ -80,12 +80,12 @@ class CallRun:
         self._events.asked(number)
         began_at = self._clock.monotonic()
         found = await self._ask_and_read(number)
-        if isinstance(found, tuple):
+        if not isinstance(found, Setback):
             self._events.answered(self._clock.monotonic() - began_at)
-            found = await self._store(*found)
-        if found is not None:
-            self._events.lost(found, self._host)
-        return found
+        setback = found if isinstance(found, Setback) else await self._store(*found)
+        if setback is not None:
+            self._events.lost(setback, self._host)
+        return setback
 
     async def stop_host(self) -> None:
         """Let the host know that its answer is not wanted; one that takes no such message goes on in vain."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, Supervision, SystemStatistics
 from parrot_mq.bus import Bus, Delivery
 from parrot_mq.clock import Clock, SystemClock
+from parrot_mq.coordinator.calls import CallerActor
 from parrot_mq.coordinator.config import CoordinatorConfig
 from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import (
+    CallerRestarted,
     DispatcherRestarted,
     EnqueueAgain,
     SessionIdle,
@@ -53,6 +56,7 @@ from parrot_mq.messages import (
     parse_control,
 )
 from parrot_mq.observability import get_logger
+from parrot_mq.types import fresh_id
 
 __all__ = ["Coordinator", "open_coordinator"]
 
@@ -92,6 +96,7 @@ class CoordinatorActor(Actor):
         self._leases = board.leases
         self._board = board
         self._sessions: dict[SessionKey, ActorRef] = {}
+        self._caller: ActorRef | None = None
         self._starting = asyncio.Lock()
         self._counter = itertools.count(1)
 
@@ -100,6 +105,7 @@ class CoordinatorActor(Actor):
         config = self._config
         self.context.run(self._events.run(), name="events")
         await self.context.spawn(self._make_registry, name="registry", accepts=REGISTRY_ACCEPTS)
+        self._caller = await self.context.spawn(self._make_caller, name="caller", mailbox_capacity=SESSION_MAILBOX)
         await self._bus.publish(COORDINATOR_STARTED, encode(CoordinatorStarted(node=config.node)))
         self.context.after(config.model_grace_s, SettleModels())
         await self._facts.start(self._on_task, self._on_variable)
@@ -122,6 +128,8 @@ class CoordinatorActor(Actor):
                 await self._drop(key)
             case DispatcherRestarted(model=model):
                 await self._enqueue_again(self._models.dispatcher(model))
+            case CallerRestarted() if self._caller is not None:
+                await self._enqueue_again(self._caller)
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -209,17 +217,18 @@ class CoordinatorActor(Actor):
                 await self._sessions.pop(key).stop()
 
     async def _enqueue_again(self, dispatcher: ActorRef) -> None:
-        """Let the sessions give a dispatcher that was restarted what it had."""
+        """Let the sessions give a dispatcher, or the caller, that was restarted what it had."""
         for session in list(self._sessions.values()):
             with suppress(ActorStopped):
                 await session.tell(EnqueueAgain(dispatcher))
 
     def _make_session(self, key: SessionKey) -> SessionActor:
+        assert self._caller is not None, "it is there before the first fact is read"
         return SessionActor(
             key,
             facts=self._facts,
             models=self._models,
-            caller=self.context.ref,
+            caller=self._caller,
             events=self._events,
             coordinator=self.context.ref,
             quotas=self._quotas,
@@ -252,6 +261,12 @@ class CoordinatorActor(Actor):
         self._board.dispatchers[model] = dispatcher.statistics
         self._board.demands[model] = dispatcher.demand
         return dispatcher
+
+    def _make_caller(self) -> CallerActor:
+        if self._caller is not None:  # it was there before
+            tell_self(self.context, CallerRestarted())
+        rng = random.Random(fresh_id("caller"))  # a simulation decides what is fresh
+        return CallerActor(self._bus, config=self._config, events=self._events, counts=self._board.calls, rng=rng)
 
 
 class Coordinator:

@@ -15,6 +15,7 @@ from parrot_mq.types import SessionId, TenantId, VariableId
 
 __all__ = [
     "Call",
+    "CallerRestarted",
     "CameBack",
     "CheckLeases",
     "Dispatch",
@@ -256,6 +257,11 @@ class DispatcherRestarted:
     """The dispatcher of a model failed and is there again."""
 
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRestarted:
+    """The caller failed and is there again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from parrot_mq.coordinator.call_counts import CallCounts, FunctionStatistics
 from parrot_mq.coordinator.history import History
 from parrot_mq.messages import ModelDemand, WorkerStatus
 
@@ -50,17 +51,19 @@ class DispatcherStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorStatistics:
-    """The work of all models.
+    """The work of all models and native functions.
 
     Attributes:
         num_unfinished: Tasks that are not finished, in all sessions.
         dispatchers: The work of each model.
         workers: The last word of each worker whose lease lasts.
+        functions: The calls of each native function.
     """
 
     num_unfinished: int
     dispatchers: Mapping[str, DispatcherStatistics]
     workers: tuple[WorkerStatus, ...]
+    functions: Mapping[str, FunctionStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,8 @@ class Board:
     """By model: reads what its dispatcher counts."""
     demands: dict[str, Callable[[], ModelDemand]] = field(default_factory=dict)
     """By model: reads what its dispatcher has to do."""
+    calls: CallCounts = field(default_factory=CallCounts)
+    """What became of the calls of native functions."""
     history: History = field(default_factory=History)
     """What happened in sessions."""
 
@@ -99,4 +104,5 @@ class Board:
             num_unfinished=num_unfinished,
             dispatchers={model: read() for model, read in self.dispatchers.items()},
             workers=tuple(lease.status for lease in self.leases.values()),
+            functions=self.calls.statistics(),
         )

@@ -148,7 +148,7 @@ class OutputRecord:
             assigned_at=times.assigned,
             started_at=times.started,
             finished_at=times.finished,
-            worker=current.worker or self._producer() or "",
+            worker=current.worker or self._producer() or self._runner(current),
             batch=current.batch,
             batch_size=current.batch_size,
             decision=current.decision,
@@ -168,7 +168,7 @@ class OutputRecord:
     def _current(self, pairs: list[_Pair]) -> TaskEvent | None:
         """The newest assignment unless it came back; once there is a value, that of the worker who wrote it."""
         if (producer := self._producer()) is not None:
-            return next((each for each in reversed(self._assigned) if each.worker == producer), None)
+            return next((each for each in reversed(self._assigned) if each.worker in ("", producer)), None)
         assigned, returned = pairs[-1] if pairs else (None, None)
         return assigned if returned is None else None
 
@@ -178,6 +178,11 @@ class OutputRecord:
             return self._stored.producer if self._stored.error is None else None
         finished = self._events.get("finished")
         return (finished.worker or None) if finished is not None else None
+
+    def _runner(self, current: TaskEvent) -> str:
+        """Who says that he runs what was assigned to nobody by name."""
+        started = self._events.get("started")
+        return started.worker if started is not None and current.at and started.at >= current.at else ""
 
     def _error(self) -> ErrorInfo | None:
         if self._stored is not None:
@@ -201,9 +206,11 @@ class OutputRecord:
 
     @staticmethod
     def _is_elsewhere(started: TaskEvent, attempts: _Attempts) -> bool:
-        """Whether what started is not what counts now."""
+        """Whether what started is not what counts now. A call names nobody when it is assigned: who takes it, tells."""
         current = attempts.current
-        return bool(attempts.lost) if current is None else current.worker != started.worker
+        if current is None:
+            return bool(attempts.lost)
+        return current.worker != started.worker if current.worker else started.at < current.at
 
     def _times(self, current: TaskEvent, usage: Usage | None) -> _Times:
         """Several clocks tell them, so what is known to be later is not shown as earlier."""
@@ -294,7 +301,8 @@ def _pair(assigned: Iterable[TaskEvent], returned: Iterable[TaskEvent]) -> list[
 
 def _is_return(returned: TaskEvent, assigned: TaskEvent) -> bool:
     is_attempt = returned.attempt in (0, assigned.attempt) or not assigned.attempt
-    return returned.worker == assigned.worker and returned.at >= assigned.at and is_attempt
+    is_worker = assigned.worker in ("", returned.worker)
+    return is_worker and returned.at >= assigned.at and is_attempt
 
 
 def _lost(assigned: TaskEvent | None, returned: TaskEvent | None) -> LostAttempt:
