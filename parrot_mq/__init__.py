@@ -6,17 +6,35 @@ program needs is here; the parts are in the packages: `client`, `program`, `mess
 
 from parrot_mq.client import Client, Session
 from parrot_mq.errors import ParrotError
-from parrot_mq.program import Input, Output, SemanticVariable, Separator, semantic_function
+from parrot_mq.program import (
+    Input,
+    Join,
+    JsonPointer,
+    ListVariable,
+    Output,
+    Regex,
+    SemanticVariable,
+    Separator,
+    Split,
+    Strip,
+    semantic_function,
+)
 from parrot_mq.types import Objective
 
 __all__ = [
     "Client",
     "Input",
+    "Join",
+    "JsonPointer",
+    "ListVariable",
     "Objective",
     "Output",
     "ParrotError",
+    "Regex",
     "SemanticVariable",
     "Separator",
     "Session",
+    "Split",
+    "Strip",
     "semantic_function",
 ]

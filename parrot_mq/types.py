@@ -14,6 +14,7 @@ import msgspec
 from parrot_mq.errors import InvalidName
 
 __all__ = [
+    "MAX_NAME_LENGTH",
     "NAME_RULE",
     "ModelName",
     "Objective",
@@ -29,6 +30,8 @@ __all__ = [
     "fresh_id",
     "ids_from",
     "is_name",
+    "item_variable",
+    "raw_variable",
 ]
 
 TenantId = NewType("TenantId", str)
@@ -38,8 +41,9 @@ TaskId = NewType("TaskId", str)
 WorkerId = NewType("WorkerId", str)
 ModelName = NewType("ModelName", str)
 
-NAME_RULE = "use 1 to 64 of the characters A-Z a-z 0-9 _ -"
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_NAME_LENGTH: Final = 64
+NAME_RULE = f"use 1 to {MAX_NAME_LENGTH} of the characters A-Z a-z 0-9 _ -"
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
 
 
 def is_name(name: object) -> bool:
@@ -60,6 +64,16 @@ def check_name(kind: str, name: str) -> str:
     if not is_name(name):
         raise InvalidName(kind=kind, name=str(name), rule=NAME_RULE)
     return name
+
+
+def raw_variable(variable: str) -> VariableId:
+    """The variable of the text that the transforms of an output are given."""
+    return VariableId(check_name("variable", f"{variable}-raw"))
+
+
+def item_variable(variable: str, index: int) -> VariableId:
+    """The variable of one item of a list, counted from 0."""
+    return VariableId(check_name("variable", f"{variable}-{index}"))
 
 
 def fresh_id(prefix: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 from parrot_mq.bus import Bus, fetch_text, get_usage, set_variable
+from parrot_mq.bus.tasks import for_each
 from parrot_mq.client.awaited import AwaitedVariables
 from parrot_mq.client.control import SessionControl
 from parrot_mq.client.marks import KeptMarks
@@ -18,12 +19,18 @@ from parrot_mq.client.submission import make_submission
 from parrot_mq.client.values import SessionValues
 from parrot_mq.errors import CallError, DuplicateProducer, ParrotError, SessionClosed
 from parrot_mq.messages import ErrorInfo, Usage, VariableAddress
-from parrot_mq.program import Call, Mark, SemanticVariable, check_mark
-from parrot_mq.program.values import check_value
-from parrot_mq.types import SessionId, TenantId, TextPiece, VariableId, check_name, fresh_id
+from parrot_mq.program import Call, ListVariable, Mark, SemanticVariable, check_mark
+from parrot_mq.program.transforms import encode_list
+from parrot_mq.program.values import check_text, check_texts
+from parrot_mq.types import SessionId, TenantId, TextPiece, VariableId, check_name, fresh_id, item_variable
 
 __all__ = ["Session"]
 
+MAX_STEM = 30
+"""Characters of a generated name that say what it is. With 80 random bits, and twice the number of an item, it is still
+a name."""
+NUM_WRITERS = 32
+"""How many items of a list are stored at a time."""
 GRACE_S = 5.0
 """How much longer than a task's own time a client waits: the server's word on it should arrive first."""
 
@@ -102,17 +109,23 @@ class Session:
             reads=(*submission.chained_outputs, *(variable.id for variable in call.reads())),
             marked=(names[output] for output in call.spec.objectives),
         )
-        return tuple(SemanticVariable(self, name) for name in names.values())
+        return tuple(
+            ListVariable(self, name) if call.makes_list(output) else SemanticVariable(self, name)
+            for output, name in names.items()
+        )
 
     async def flush(self) -> None:
         """Wait until every call so far has been stored by the server, or has failed."""
         await self._outbox.flush()
 
     def _fresh(self, stem: str) -> str:
-        """A name that is new in the session; in one that is ours alone a number is enough."""
+        """A name that is new in the session, with room for endings; in one that is ours alone a number is enough.
+
+        With `-` before the number it could be that of an item of a list that is called so.
+        """
         if not self._is_own:
-            return fresh_id(stem[:40])
-        names = (f"{stem[:40]}-{number}" for number in self._counter)
+            return fresh_id(stem[:MAX_STEM])
+        names = (f"{stem[:MAX_STEM]}_{number}" for number in self._counter)
         return next(name for name in names if name not in self._expected)
 
     # -- variables ---------------------------------------------------------------------------------------------------
@@ -125,17 +138,40 @@ class Session:
         """
         return SemanticVariable(self, check_name("variable", name))
 
-    async def set(self, variable_id: str, text: str) -> None:
+    def list_variable(self, name: str) -> ListVariable:
+        """Any list variable of the session, whoever sets it.
+
+        Raises:
+            InvalidName: The name cannot be used.
+        """
+        return ListVariable(self, check_name("variable", name))
+
+    async def set(self, variable_id: str, value: str | Sequence[str]) -> None:
         """Set a variable, once; returns when the value is stored.
+
+        Args:
+            variable_id: Its name.
+            value: A text; or several, which make a list variable, at most 10,000.
 
         Raises:
             VariableAlreadySet: It has another value.
-            CallError: The value is no text.
+            CallError: The value is neither text nor list of texts, or the list is too long.
+            InvalidName: The name cannot be used; that of a list has room for the numbers of its items.
             SessionClosed: The session has ended.
         """
         self._check_open()
-        if not isinstance(check_value(text), str):
-            raise CallError("the value of a variable is one text; pass a str")
+        if isinstance(value, str):
+            await self._set_text(variable_id, check_text(value))
+            return
+        items = check_texts(value)
+
+        async def set_item(item: tuple[int, str]) -> None:
+            await self._set_text(item_variable(variable_id, item[0]), item[1])
+
+        await for_each(enumerate(items), set_item, num_workers=NUM_WRITERS)
+        await self._set_text(variable_id, encode_list(items))
+
+    async def _set_text(self, variable_id: str, text: str) -> None:
         await set_variable(self._bus, VariableAddress(self.tenant, self.name, VariableId(variable_id)), text)
 
     async def get(self, variable_id: str, timeout_s: float | None = None) -> str:

@@ -15,7 +15,7 @@ from parrot_mq.messages import (
     TaskRecord,
     VariableRef,
 )
-from parrot_mq.program import Call, FunctionCall, InputText, PromptCall, SemanticVariable
+from parrot_mq.program import Call, FunctionCall, InputText, ListVariable, PromptCall, SemanticVariable
 
 __all__ = ["MAX_INLINE_INPUT", "MAX_INLINE_INPUTS", "Submission", "make_submission"]
 
@@ -46,8 +46,10 @@ class Submission:
 
     @property
     def chained_outputs(self) -> list[str]:
-        """Those of them that the next one goes on from: of a prompt, all but the last."""
-        return self.outputs[:-1] if isinstance(self.record, PromptTask) else []
+        """Those of them that the next one goes on from: of a prompt, all but the last, and none that is transformed."""
+        if not isinstance(self.record, PromptTask) or self.record.each:
+            return []
+        return [output.variable for output in list(self.record.outputs.values())[:-1] if not output.transforms]
 
 
 def make_submission(call: Call, names: Mapping[str, str], *, task: str, model: str, timeout_s: float) -> Submission:
@@ -58,7 +60,10 @@ def make_submission(call: Call, names: Mapping[str, str], *, task: str, model: s
         model: Who generates, if the call does not say it.
     """
     writer = _InputWriter()
-    inputs = {name: writer.write(value) for name, value in call.inputs.items()}
+    inputs: dict[str, InputValue] = {
+        name: VariableRef(value.id) if name in call.each and isinstance(value, ListVariable) else writer.write(value)
+        for name, value in call.inputs.items()
+    }
     match call:
         case PromptCall():
             record: TaskRecord = _prompt_task(call, inputs, names, model=model, timeout_s=timeout_s)
@@ -77,10 +82,16 @@ def _prompt_task(
         template=call.template,
         inputs=inputs,
         outputs={
-            output: OutputSpec(variable=names[output], sampling=sampling, objective=spec.objectives.get(output))
+            output: OutputSpec(
+                variable=names[output],
+                sampling=sampling,
+                objective=spec.objectives.get(output),
+                transforms=list(spec.transforms_of(output)),
+            )
             for output, sampling in spec.outputs.items()
         },
         separators=call.separators,
+        each=list(call.each),
         model=call.model or model,
         timeout_s=timeout_s,
         function=call.name,
@@ -99,6 +110,7 @@ def _native_task(
             for output, transforms in call.spec.outputs.items()
         },
         separators=call.separators,
+        each=list(call.each),
         timeout_s=timeout_s,
         attempt_timeout_s=min(call.attempt_timeout_s, timeout_s),
         max_attempts=call.max_attempts,
@@ -119,7 +131,7 @@ class _InputWriter:
 
     def _write_item(self, item: str | SemanticVariable) -> str | VariableRef:
         if isinstance(item, SemanticVariable):
-            return VariableRef(item.id)
+            return VariableRef(item.id, items=isinstance(item, ListVariable))
         if len(item) <= min(MAX_INLINE_INPUT, self._num_free):
             self._num_free -= len(item)
             return item

@@ -87,12 +87,10 @@ from parrot_mq.messages.subjects import (
     dead_subject,
     event_subject,
     is_inbox,
-    item_variable,
     parse_control,
     parse_replay,
     parse_task,
     parse_variable,
-    raw_variable,
     replay_subject,
     session_subjects,
     set_subject,
@@ -118,6 +116,7 @@ from parrot_mq.messages.work import (
     WorkerMessage,
     WorkerStatus,
 )
+from parrot_mq.types import item_variable, raw_variable
 
 __all__ = [
     "ALL_CONTROL",

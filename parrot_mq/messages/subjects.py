@@ -45,7 +45,6 @@ __all__ = [
     "dead_subject",
     "event_subject",
     "is_inbox",
-    "item_variable",
     "parse_control",
     "parse_replay",
     "parse_task",
@@ -162,16 +161,6 @@ def call_subject(tenant: str, session: str, function: str) -> str:
     """A native function is called here; whoever serves it listens with `*` as the session, in a queue group."""
     session = _any_or_name("session", session)
     return f"pmq.{check_name('tenant', tenant)}.call.{session}.{check_name('function', function)}"
-
-
-def raw_variable(variable: str) -> VariableId:
-    """The variable of the text that the transforms of an output are given."""
-    return VariableId(check_name("variable", f"{variable}-raw"))
-
-
-def item_variable(variable: str, index: int) -> VariableId:
-    """The variable of one item of a list that the coordinator makes, counted from 0."""
-    return VariableId(check_name("variable", f"{variable}-{index}"))
 
 
 def dead_subject(tenant: str, task: str) -> str:

@@ -16,8 +16,9 @@ from parrot_mq.program.session_context import Caller, current_session
 from parrot_mq.program.signature import FunctionSpec
 from parrot_mq.program.spec import CallableSpec
 from parrot_mq.program.template import Part, Placeholder, Template, Text, escape_braces, parse_template
+from parrot_mq.program.transforms import Join, JsonPointer, Regex, Split, Strip, Transform
 from parrot_mq.program.values import InputText, variables_in
-from parrot_mq.program.variable import SemanticVariable, VariableStore
+from parrot_mq.program.variable import ListVariable, SemanticVariable, VariableStore
 
 __all__ = [
     "Call",
@@ -30,6 +31,9 @@ __all__ = [
     "Graph",
     "Input",
     "InputText",
+    "Join",
+    "JsonPointer",
+    "ListVariable",
     "MAX_PROMPT_PARTS",
     "Mark",
     "NativeFunction",
@@ -42,13 +46,17 @@ __all__ = [
     "Placeholder",
     "ProgramFunction",
     "PromptCall",
+    "Regex",
     "Selection",
     "SemanticFunction",
     "SemanticVariable",
     "Separator",
+    "Split",
     "Standing",
+    "Strip",
     "Template",
     "Text",
+    "Transform",
     "VariableStore",
     "chain_digests",
     "check_mark",

@@ -11,7 +11,7 @@ from parrot_mq.errors import CallError, ConfigurationError
 from parrot_mq.program.call import Call
 from parrot_mq.program.session_context import Caller, current_session
 from parrot_mq.program.spec import CallableSpec
-from parrot_mq.program.variable import SemanticVariable
+from parrot_mq.program.variable import ListVariable, SemanticVariable
 from parrot_mq.types import check_name
 
 __all__ = ["NO_NAMES", "ProgramFunction", "check_timeout"]
@@ -52,12 +52,7 @@ class ProgramFunction:
         Raises:
             CallError: No session is open, or the function has several outputs.
         """
-        if len(self.spec.outputs) > 1:
-            names = ", ".join(self.spec.outputs)
-            raise CallError(
-                f"`{self.spec}` has {len(self.spec.outputs)} outputs; write `{names} = {self.spec.name}.outputs(…)`",
-                function=self.spec.name,
-            )
+        self._check_one_output("outputs")
         (variable,) = self._submit(call)
         return variable
 
@@ -75,7 +70,34 @@ class ProgramFunction:
                 function=self.spec.name,
             )
         call.check_session(caller.tenant, caller.name)
+        call.check_names()
         return caller.submit(call)
+
+    def _map_one(self, call: Call) -> ListVariable:
+        """The results of the one output, for each item of the lists among the inputs.
+
+        Raises:
+            CallError: None of the inputs is a list, no session is open, or the function has several outputs.
+        """
+        self._check_one_output("map_outputs")
+        (variable,) = self._map(call)
+        return variable
+
+    def _map(self, call: Call) -> tuple[ListVariable, ...]:
+        """The results of all outputs, each for each item of the lists among the inputs.
+
+        Raises:
+            CallError: None of the inputs is a list, or no session is open.
+        """
+        return tuple(variable.as_list() for variable in self._submit(call.over_lists()))
+
+    def _check_one_output(self, several: str) -> None:
+        if len(self.spec.outputs) > 1:
+            names = ", ".join(self.spec.outputs)
+            raise CallError(
+                f"`{self.spec}` has {len(self.spec.outputs)} outputs; write `{names} = {self.spec.name}.{several}(…)`",
+                function=self.spec.name,
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.spec} -> {', '.join(self.spec.outputs)}>"

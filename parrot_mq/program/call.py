@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
-from parrot_mq.errors import CallError
+from parrot_mq.errors import CallError, InvalidName
 from parrot_mq.program.native_signature import NativeSpec
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR
 from parrot_mq.program.signature import FunctionSpec
 from parrot_mq.program.spec import CallableSpec
+from parrot_mq.program.transforms import MAX_LIST_ITEMS, makes_list
 from parrot_mq.program.values import InputText, check_value, variables_in
-from parrot_mq.program.variable import SemanticVariable
+from parrot_mq.program.variable import ListVariable, SemanticVariable
+from parrot_mq.types import MAX_NAME_LENGTH, item_variable, raw_variable
 
 __all__ = ["Call", "FunctionCall", "PromptCall", "bind"]
+
+_RAW: Final = raw_variable("v").removeprefix("v")
+_LAST_ITEM: Final = item_variable("v", MAX_LIST_ITEMS - 1).removeprefix("v")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -27,6 +33,7 @@ class Call:
         name: Name of the function, for people and tools.
         timeout_s: Seconds that the outputs may take; None means what the session says.
         names: Names chosen for output variables; the session makes up the others.
+        each: Inputs that are lists and are gone through: it is called for each of their items, side by side.
     """
 
     spec: CallableSpec
@@ -34,6 +41,7 @@ class Call:
     name: str
     timeout_s: float | None = None
     names: Mapping[str, str]
+    each: tuple[str, ...] = ()
 
     @property
     def separators(self) -> dict[str, str]:
@@ -41,8 +49,46 @@ class Call:
         return {
             name: self.spec.separators[name]
             for name, value in self.inputs.items()
-            if isinstance(value, tuple) and self.spec.separators[name] != DEFAULT_SEPARATOR
+            if name not in self.each
+            and isinstance(value, tuple | ListVariable)
+            and self.spec.separators[name] != DEFAULT_SEPARATOR
         }
+
+    def makes_list(self, output: str) -> bool:
+        """Whether an output is a list."""
+        return bool(self.each) or makes_list(self.spec.transforms_of(output))
+
+    def over_lists(self) -> Self:
+        """The call for each item of the lists among its inputs.
+
+        Raises:
+            CallError: There is none.
+        """
+        each = tuple(name for name, value in self.inputs.items() if isinstance(value, ListVariable))
+        if not each:
+            problem = f"`{self.spec}`: `map` goes through lists, and none of the arguments is a ListVariable"
+            remedy = "pass one; `variable.as_list()` says that a variable is one, `session.set(name, […])` makes one"
+            raise CallError(f"{problem}; {remedy}", function=self.spec.name)
+        return replace(self, each=each)
+
+    def check_names(self) -> None:
+        """Check that the chosen names leave room for those of what goes with the outputs.
+
+        Raises:
+            InvalidName: One is too long.
+        """
+        for output, name in self.names.items():
+            most = MAX_NAME_LENGTH - sum(map(len, self._endings(output)))
+            if len(name) > most:
+                rule = f"use at most {most} characters, so that there is room for {' and '.join(self._endings(output))}"
+                raise InvalidName(kind="variable", name=name, rule=rule)
+
+    def _endings(self, output: str) -> list[str]:
+        """The longest endings of names of variables that go with an output."""
+        endings = [_LAST_ITEM] if self.each else []
+        if makes_list(self.spec.transforms_of(output)):
+            return [*endings, _LAST_ITEM]
+        return [*endings, _RAW] if self.spec.is_taken_apart(output) else endings
 
     def reads(self) -> list[SemanticVariable]:
         """The variables that have to be set before it can run."""

@@ -14,7 +14,7 @@ from parrot_mq.program.base import NO_NAMES, ProgramFunction
 from parrot_mq.program.call import PromptCall, bind
 from parrot_mq.program.session_context import Caller
 from parrot_mq.program.signature import FunctionSpec, read_function
-from parrot_mq.program.variable import SemanticVariable
+from parrot_mq.program.variable import ListVariable, SemanticVariable
 
 __all__ = ["SemanticFunction", "semantic_function"]
 
@@ -66,6 +66,32 @@ class SemanticFunction(ProgramFunction, Generic[P]):
             CallError: The arguments do not fit, or no session is open.
         """
         return self._submit(self.bind(*args, **kwargs))
+
+    def map(self, *args: P.args, **kwargs: P.kwargs) -> ListVariable:
+        """Call it for each item of a list, however many there will be: the list of the results comes back at once.
+
+        All arguments that are list variables are gone through side by side, so they have the same length; the others
+        are the same for all. The server does it: an item is worked on as soon as the list is known.
+
+        Raises:
+            CallError: The arguments do not fit, none of them is a `ListVariable`, no session is open, or the function
+                has several outputs.
+
+        Example:
+            ```python
+            points = extract(passage=text)  # a ListVariable: `points: Output = Output(transform=Split())`
+            reviews = review.map(point=points, style="short")
+            ```
+        """
+        return self._map_one(self.bind(*args, **kwargs))
+
+    def map_outputs(self, *args: P.args, **kwargs: P.kwargs) -> tuple[ListVariable, ...]:
+        """As `map`, for a function with several outputs: a list of each, in their order.
+
+        Raises:
+            CallError: The arguments do not fit, none of them is a `ListVariable`, or no session is open.
+        """
+        return self._map(self.bind(*args, **kwargs))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> PromptCall:
         """Check the arguments, and submit nothing.

@@ -12,7 +12,7 @@ from parrot_mq.program.call import FunctionCall, bind
 from parrot_mq.program.native_signature import NativeSpec, read_native_function
 from parrot_mq.program.parameters import Input
 from parrot_mq.program.session_context import Caller
-from parrot_mq.program.variable import SemanticVariable
+from parrot_mq.program.variable import ListVariable, SemanticVariable
 
 __all__ = ["NativeCallable", "NativeFunction", "native_function"]
 
@@ -55,6 +55,32 @@ class NativeCallable(ProgramFunction):
             CallError: The arguments do not fit, or no session is open.
         """
         return self._submit(self.bind(*args, **kwargs))
+
+    def map(self, *args: Input, **kwargs: Input) -> ListVariable:
+        """Call it for each item of a list, however many there will be: the list of the results comes back at once.
+
+        All arguments that are list variables are gone through side by side, so they have the same length; the others
+        are the same for all. The server does it: an item is worked on as soon as the list is known.
+
+        Raises:
+            CallError: The arguments do not fit, none of them is a `ListVariable`, no session is open, or the function
+                has several outputs.
+
+        Example:
+            ```python
+            points = find(question=question)  # a ListVariable: `def find(question: str) -> list[str]`
+            reviews = review.map(point=points, style="short")
+            ```
+        """
+        return self._map_one(self.bind(*args, **kwargs))
+
+    def map_outputs(self, *args: Input, **kwargs: Input) -> tuple[ListVariable, ...]:
+        """As `map`, for a function with several outputs: a list of each, in their order.
+
+        Raises:
+            CallError: The arguments do not fit, none of them is a `ListVariable`, or no session is open.
+        """
+        return self._map(self.bind(*args, **kwargs))
 
     def bind(self, *args: Input, **kwargs: Input) -> FunctionCall:
         """Check the arguments, and submit nothing.

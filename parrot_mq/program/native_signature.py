@@ -43,6 +43,14 @@ class NativeSpec(CallableSpec):
     outputs: Mapping[str, tuple[Transform, ...]]
     is_async: bool
 
+    def transforms_of(self, output: str) -> tuple[Transform, ...]:
+        """What is made of the text of an output."""
+        return self.outputs[output]
+
+    def is_taken_apart(self, output: str) -> bool:
+        """Whether it is made of an answer that has a variable of its own: so that of several outputs is."""
+        return len(self.outputs) > 1 or bool(self.outputs[output])
+
     @property
     def is_list(self) -> bool:
         """Whether its one output is a list of texts."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.program.marks import Mark, check_mark
+from parrot_mq.program.transforms import MAX_TRANSFORMS, Transform
 from parrot_mq.program.variable import SemanticVariable
 from parrot_mq.types import Objective, Sampling
 
@@ -38,6 +39,7 @@ _RULES: Final = {
     "seed": "a whole number from -2**63 to 2**63 - 1, or None",
 }
 _TYPES: Final = {each.name: each.type for each in msgspec.structs.fields(Sampling)}
+_TRANSFORMS: Any = Annotated[tuple[Transform, ...], msgspec.Meta(max_length=MAX_TRANSFORMS)]
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -60,7 +62,7 @@ class Output:
         ```
     """
 
-    __slots__ = ("_objective", "_sampling")
+    __slots__ = ("_objective", "_sampling", "_transforms")
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class Output:
         logprobs: int = 0,
         seed: int | None = None,
         objective: Mark | None = None,
+        transform: Transform | Sequence[Transform] = (),
     ) -> None:
         """Describe an output.
 
@@ -103,6 +106,9 @@ class Output:
             seed: Makes sampling repeatable; without it every call has its own.
             objective: What is wanted of it: `"latency"` (somebody waits for it), `"throughput"` (it only has to be
                 finished), or an `Objective` with targets. Without it that follows from who awaits and who reads it.
+            transform: What the server makes of the text before it becomes the variable: one of `Strip`, `Regex`,
+                `JsonPointer`, `Split` and `Join`, or several, one after the other. If they end in a list, the output
+                is a `ListVariable`. Later outputs of the function go on after the text as it was generated.
 
         Raises:
             ConfigurationError: A value is out of its range; the message names the argument and the range.
@@ -129,6 +135,7 @@ class Output:
             raise _out_of_range("min_tokens", min_tokens)
         self._sampling = msgspec.convert(checked, Sampling)
         self._objective = None if objective is None else check_mark(objective)
+        self._transforms = _check_transforms(transform)
 
     @property
     def sampling(self) -> Sampling:
@@ -140,6 +147,11 @@ class Output:
         """What is wanted of it, as it goes over the wire; None if nothing was said."""
         return self._objective
 
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What is made of its text, as it goes over the wire."""
+        return self._transforms
+
     def __eq__(self, other: object) -> bool:
         return self._key == other._key if isinstance(other, Output) else NotImplemented
 
@@ -147,14 +159,16 @@ class Output:
         return hash(self._key)
 
     @property
-    def _key(self) -> tuple[Sampling, Objective | None]:
-        return self._sampling, self._objective
+    def _key(self) -> tuple[Sampling, Objective | None, tuple[Transform, ...]]:
+        return self._sampling, self._objective, self._transforms
 
     def __repr__(self) -> str:
         sampling = msgspec.structs.asdict(self._sampling).items()
         changed = [(name, value) for name, value in sampling if value != getattr(Sampling(), name)]
         if self._objective is not None:
             changed.append(("objective", self._objective))
+        if self._transforms:
+            changed.append(("transform", self._transforms[0] if len(self._transforms) == 1 else [*self._transforms]))
         return f"Output({', '.join(f'{name}={value!r}' for name, value in changed)})"
 
 
@@ -169,6 +183,20 @@ def _check(name: str, value: object) -> object:
         raise _out_of_range(name, value) from None
     if isinstance(checked, int) and checked not in _INT64:
         raise _out_of_range(name, value)
+    return checked
+
+
+def _check_transforms(transform: object) -> tuple[Transform, ...]:
+    """One transform, or several, as a tuple; their fields are checked here, as where they are decoded."""
+    several = (transform,) if isinstance(transform, Transform) else transform
+    if not isinstance(several, list | tuple) or not all(isinstance(each, Transform) for each in several):
+        problem = f"Output(transform={transform!r}) cannot be used"
+        rule = "transform is one of Strip(), Regex(…), JsonPointer(…), Split(…) and Join(…), or a list of them"
+        raise ConfigurationError(f"{problem}: {rule}", argument="transform")
+    try:
+        checked: tuple[Transform, ...] = msgspec.json.decode(msgspec.json.encode(several), type=_TRANSFORMS)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise ConfigurationError(f"Output(transform=…) cannot be used: {error}", argument="transform") from None
     return checked
 
 

@@ -15,6 +15,7 @@ from parrot_mq.program.parameters import Output
 from parrot_mq.program.plan import plan_outputs
 from parrot_mq.program.spec import CallableSpec, check_input, place_of, read_annotation, read_default, read_hints
 from parrot_mq.program.template import Template, parse_template
+from parrot_mq.program.transforms import Transform
 from parrot_mq.program.values import InputText
 from parrot_mq.types import Sampling
 
@@ -31,10 +32,16 @@ class FunctionSpec(CallableSpec):
     Attributes:
         template: Its docstring.
         outputs: The outputs, in the order of the template, and how each is generated.
+        transforms: What is made of the text of outputs, where the function says so.
     """
 
     template: Template
     outputs: Mapping[str, Sampling]
+    transforms: Mapping[str, tuple[Transform, ...]]
+
+    def transforms_of(self, output: str) -> tuple[Transform, ...]:
+        """What is made of the text of an output."""
+        return self.transforms.get(output, ())
 
     def argument_error(self, name: str, problem: str) -> CallError:
         """An error about an argument: the function, what is wrong, and the line of the template that uses it."""
@@ -85,6 +92,7 @@ def _read(function: Callable[..., object]) -> FunctionSpec:
         defaults=defaults,
         outputs={plan.output: outputs[plan.output].sampling for plan in plans},
         objectives={name: output.objective for name, output in outputs.items() if output.objective is not None},
+        transforms={name: output.transforms for name, output in outputs.items() if output.transforms},
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from parrot_mq.errors import CallError, SignatureError
 from parrot_mq.program.parameters import DEFAULT_SEPARATOR, Input, Separator
+from parrot_mq.program.transforms import Transform
 from parrot_mq.program.values import InputText, check_value
 from parrot_mq.program.variable import SemanticVariable
 from parrot_mq.types import Objective
@@ -40,6 +41,14 @@ class CallableSpec:
     def __str__(self) -> str:
         inputs = [name + ("=…" if name in self.defaults else "") for name in self.separators]
         return f"{self.name}({', '.join(inputs)})"
+
+    def transforms_of(self, output: str) -> tuple[Transform, ...]:
+        """What is made of the text of an output."""
+        raise NotImplementedError
+
+    def is_taken_apart(self, output: str) -> bool:
+        """Whether the text of an output is made of one that has a variable of its own, `<variable>-raw`."""
+        return bool(self.transforms_of(output))
 
     def argument_error(self, name: str, problem: str) -> CallError:
         """An error about an argument: the function, and what is wrong."""

@@ -5,14 +5,15 @@ Source: Parrot, OSDI'24, section 4.1.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from typing import Protocol
 
 from parrot_mq.errors import CallError
 from parrot_mq.program.marks import Mark
-from parrot_mq.types import TextPiece
+from parrot_mq.program.transforms import MAX_LIST_ITEMS, decode_list
+from parrot_mq.types import TextPiece, item_variable
 
-__all__ = ["SemanticVariable", "VariableStore"]
+__all__ = ["ListVariable", "SemanticVariable", "VariableStore"]
 
 
 class VariableStore(Protocol):
@@ -32,8 +33,8 @@ class VariableStore(Protocol):
     def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """The value in pieces, as they are generated."""
 
-    async def set(self, variable_id: str, text: str) -> None:
-        """Give the variable its value."""
+    async def set(self, variable_id: str, value: str | Sequence[str]) -> None:
+        """Give the variable its value: a text, or a list of texts."""
 
     async def mark(self, variables: str, objective: Mark) -> None:
         """Say what is wanted of the variable."""
@@ -127,6 +128,13 @@ class SemanticVariable:
         """Give up its generation: whoever waits for it gets `TaskCancelled`. Nothing happens if it is set."""
         await self._session.cancel(self._id)
 
+    def as_list(self) -> ListVariable:
+        """The same variable as a list, for what is known to be a JSON array of texts.
+
+        What a call returns for an output that is a list is one already; this tells a type checker.
+        """
+        return ListVariable(self._session, self._id)
+
     def __eq__(self, other: object) -> bool:
         return self._key == other._key if isinstance(other, SemanticVariable) else NotImplemented
 
@@ -138,7 +146,7 @@ class SemanticVariable:
         return self._session.tenant, self._session.name, self._id
 
     def __repr__(self) -> str:
-        return f"<SemanticVariable {self._id!r} of session {self._session.name!r}>"
+        return f"<{type(self).__name__} {self._id!r} of session {self._session.name!r}>"
 
     def __str__(self) -> str:
         # An f-string with a variable in it would put its name, not its text, into a prompt, and nobody would notice.
@@ -150,3 +158,68 @@ class SemanticVariable:
 
     def __format__(self, format_spec: str) -> str:
         return str(self)
+
+
+class ListVariable(SemanticVariable):
+    """A list of texts that is or will be known, by name; how many there are is known with it.
+
+    Pass it to a function as an input, and its items stand there, joined by the input's separator. Give it to
+    `SemanticFunction.map`, and the function runs once for each item. `await` it to read the items here.
+
+    On the bus it is a variable like any other, whose text is a JSON array of texts.
+
+    Example:
+        ```python
+        points = extract(passage=text).as_list()  # `points: Output = Output(transform=Split())`
+        reviews = review.map(point=points)
+        verdict = conclude(reviews=reviews)
+        print(await points, await verdict)
+        ```
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[object, None, list[str]]:  # type: ignore[override]
+        return self.get().__await__()
+
+    async def get(self, timeout_s: float | None = None) -> list[str]:  # type: ignore[override]
+        """Wait for the items.
+
+        Args:
+            timeout_s: How long to wait at most; without it, as long as the session allows.
+
+        Raises:
+            DeadlineExceeded: The list was not there in time.
+            TransformError: The variable is no list of texts.
+            ParrotError: The variable failed; the error says why.
+        """
+        return decode_list(await self._session.get(self._id, timeout_s), variable=self._id)
+
+    def item(self, index: int) -> SemanticVariable:
+        """The variable of one item, counted from 0; it may be set long before the list is complete.
+
+        Nobody sets it if the list turns out to be shorter, or if a client of another kind sets the list alone.
+
+        Raises:
+            CallError: No list is so long.
+            InvalidName: The list's own name leaves no room for the number.
+        """
+        if not isinstance(index, int) or not 0 <= index < MAX_LIST_ITEMS:
+            problem = f"{self!r} has no item {index!r}: items are counted from 0 to {MAX_LIST_ITEMS - 1}"
+            raise CallError(f"{problem}; to count from the end, await the list first", variable=self._id)
+        return SemanticVariable(self._session, item_variable(self._id, index))
+
+    async def set(self, items: Sequence[str]) -> None:
+        """Give the list its items.
+
+        Raises:
+            VariableAlreadySet: It has other items already.
+            CallError: The items are no list of texts.
+        """
+        if isinstance(items, str):
+            raise CallError(f"{self!r} takes a list of texts, got one text; write `[text]`", variable=self._id)
+        await self._session.set(self._id, items)
+
+    def as_list(self) -> ListVariable:
+        """Itself."""
+        return self

@@ -122,14 +122,14 @@ async def test_a_chosen_name_is_not_used_twice() -> None:
     async with running_service() as service, service.client().session():
         call = ask.using(names={"reply": "answer"})
         call(text="x")
-        with pytest.raises(DuplicateProducer, match="'answer' is already written by task 'ask-"):
+        with pytest.raises(DuplicateProducer, match="'answer' is already written by task 'ask_"):
             call(text="y")
 
 
 async def test_a_fresh_name_is_not_one_that_was_chosen() -> None:
     async with running_service() as service, service.client().session():
         chosen = [
-            ask.using(names={"reply": f"reply-{number + 30}"})(text=f"chosen {number}") for number in range(1, 20)
+            ask.using(names={"reply": f"reply_{number + 30}"})(text=f"chosen {number}") for number in range(1, 20)
         ]
         fresh = [ask(text=f"fresh {number}") for number in range(20)]
         assert [await one for one in chosen] == [q(f"chosen {number}") for number in range(1, 20)]
@@ -247,7 +247,7 @@ async def test_setting_twice_is_an_error_unless_it_is_the_same() -> None:
         assert isinstance(await raised_by(session.set("x", "2")), VariableAlreadySet)
 
 
-@pytest.mark.parametrize("value", [None, 5, b"bytes", "\ud800", ("a",)])
+@pytest.mark.parametrize("value", [None, 5, b"bytes", "\ud800", ["a", 5], {"a"}, ["\ud800"], ["a"] * 10_001])
 async def test_what_is_no_text_cannot_be_set(value: object) -> None:
     async with running_service() as service, service.client().session() as session:
         assert isinstance(await raised_by(session.set("x", value)), CallError)  # type: ignore[arg-type]

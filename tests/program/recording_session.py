@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
 from parrot_mq.program import Call, Mark, SemanticVariable, current_session
+from parrot_mq.program.transforms import encode_list
 from parrot_mq.types import TextPiece
 
 
@@ -23,7 +24,11 @@ class RecordingSession:
 
     def submit(self, call: Call) -> tuple[SemanticVariable, ...]:
         self.calls.append(call)
-        return tuple(SemanticVariable(self, call.names.get(output, output)) for output in call.spec.outputs)
+        variables = (SemanticVariable(self, call.names.get(output, output)) for output in call.spec.outputs)
+        return tuple(
+            variable.as_list() if call.makes_list(output) else variable
+            for variable, output in zip(variables, call.spec.outputs, strict=True)
+        )
 
     async def get(self, variable_id: str, timeout_s: float | None = None) -> str:
         self.timeouts_s.append(timeout_s)
@@ -34,8 +39,8 @@ class RecordingSession:
         for word in self.texts[variable_id].split():
             yield TextPiece(word)
 
-    async def set(self, variable_id: str, text: str) -> None:
-        self.texts[variable_id] = text
+    async def set(self, variable_id: str, value: str | Sequence[str]) -> None:
+        self.texts[variable_id] = value if isinstance(value, str) else encode_list(value)
 
     async def mark(self, variables: str, objective: Mark) -> None:
         self.marks[variables] = objective

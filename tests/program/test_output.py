@@ -43,7 +43,7 @@ def test_the_arguments_become_the_sampling() -> None:
 
 
 def test_every_field_of_the_wire_has_an_argument() -> None:
-    assert set(inspect.signature(Output).parameters) == {*Sampling.__struct_fields__, "objective"}
+    assert set(inspect.signature(Output).parameters) == {*Sampling.__struct_fields__, "objective", "transform"}
 
 
 @pytest.mark.parametrize("stop", [["a", "b"], ("a", "b")])
