@@ -190,8 +190,8 @@ class Session:
         value = await self._values.wait(variable_id, self._limit(variable_id, timeout_s))
         return await fetch_text(self._bus, self.tenant, value)
 
-    async def usage(self, variable: str | SemanticVariable) -> Usage | None:
-        """Wait for a value; returns what it cost to generate, or None if nobody generated it. Errors also as for `get`.
+    async def usage(self, variable: str | SemanticVariable) -> Usage:
+        """Wait for a value; returns what it cost to generate: zeros if nobody generated it. Errors also as for `get`.
 
         Raises:
             CallError: The variable belongs to another session.
@@ -199,7 +199,7 @@ class Session:
         """
         name = self._name(variable)
         await self.get(name)
-        return await get_usage(self._bus, VariableAddress(self.tenant, self.name, VariableId(name)))
+        return await get_usage(self._bus, VariableAddress(self.tenant, self.name, VariableId(name))) or Usage()
 
     async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
         """Yield the text of a variable in pieces while it is generated; errors as for `get`."""

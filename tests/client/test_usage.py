@@ -27,14 +27,13 @@ def _address(session: str, variable: str) -> VariableAddress:
 async def test_a_generated_text_has_its_usage() -> None:
     async with local_service(lambda request: "Polly") as client, client.session() as session:
         usage = await session.usage(ask(text="name"))
-    assert usage is not None
     assert (usage.num_prompt_tokens, usage.num_output_tokens) == (len("Q: name A: "), len("Polly"))
 
 
 async def test_a_text_that_somebody_set_cost_nothing() -> None:
     async with local_service(lambda request: "") as client, client.session() as session:
         await session.variable("topic").set("parrots")
-        assert await session.usage("topic") is None
+        assert await session.usage("topic") == Usage()
 
 
 async def test_a_transformed_text_cost_what_its_raw_text_did() -> None:
