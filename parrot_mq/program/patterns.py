@@ -24,7 +24,11 @@ _CACHED_PATTERNS: Final = 512
 # A group's repetition multiplies what is in it, a character's only itself. Whatever does not stand directly behind a
 # character or a class is taken for a group's, so a pattern is rather thought too large than too small.
 _REPETITION = re.compile(r"(?P<atom>[A-Za-z0-9.\]])?\{\s*(?P<least>[0-9]+)\s*(?:,[\s0-9]*)?\}")
-_VERBOSE_FLAG = re.compile(r"\(\?[A-Za-z0-9-]*x")
+# What hides how large a pattern is, or what its search takes.
+_UNUSABLE: Final = {
+    "the flag `x`; write it without spaces and comments": re.compile(r"\(\?[A-Za-z0-9-]*x"),
+    "a recursion, which may take any memory; write out what it repeats": re.compile(r"\(\?(?:R|&|P>|[+-]?[0-9])"),
+}
 
 
 class TimeBudget:
@@ -87,15 +91,14 @@ def _compile(pattern: str) -> regex.Pattern[str]:
 
 
 def _check_size(pattern: str) -> None:
-    """Refuse a pattern that would take long to compile: nothing can interrupt that.
+    """Refuse a pattern that may take long to compile, which nothing can interrupt, or any memory.
 
     Raises:
-        ValueError: It would.
+        ValueError: It may.
     """
-    if _VERBOSE_FLAG.search(pattern):
-        raise ValueError(
-            f"the pattern {excerpt(pattern)} has the flag `x`; write it without spaces and comments instead"
-        )
+    for what, unusable in _UNUSABLE.items():
+        if unusable.search(pattern):
+            raise ValueError(f"the pattern {excerpt(pattern)} has {what}")
     repetitions = [(match["atom"] is None, int(match["least"])) for match in _REPETITION.finditer(pattern)]
     of_groups = math.prod(max(1, least) for is_group, least in repetitions if is_group)
     size = of_groups * (len(pattern) + sum(least for is_group, least in repetitions if not is_group))

@@ -67,7 +67,7 @@ class Strip(_Transform, frozen=True, omit_defaults=True, forbid_unknown_fields=T
 class Regex(_Transform, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag="regex"):
     """Find a regular expression, and take what a group of it matched.
 
-    All searches of one output together may take a second. The flag `x` cannot be used.
+    All searches of one output together may take a second. It has neither the flag `x` nor recursions.
 
     Attributes:
         pattern: The expression, found anywhere in the text.
@@ -293,7 +293,7 @@ def _find(transform: Regex, text: str, budget: TimeBudget) -> list[str]:
         remedy = "nest no repetitions such as `(a+)+`, or make the inner one possessive, such as `(?:a++)+`"
         raise _Misfit(f"{_quote(transform)} took more than {REGEX_TIMEOUT_S:g} s", remedy) from None
     except MemoryError:
-        raise _Misfit(f"{_quote(transform)} took too much memory", "write it without recursion") from None
+        raise _Misfit(f"{_quote(transform)} took too much memory", "write a simpler one") from None
     if len(found) > MAX_LIST_ITEMS:
         raise _too_many(MAX_LIST_ITEMS, "make the pattern match more at once")
     if not found and not transform.every:
