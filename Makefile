@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The CPU build. On a machine with an NVIDIA GPU install the CUDA build of your choice first, or set TORCH.
 TORCH ?= torch==2.13.0
+# One more than processors: much of the time tests wait.
+TEST_PROCESSES ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -24,7 +26,7 @@ demo: $(VENV)/installed ## Run a real LLM application on this machine
 	$(BIN)/parrot-mq demo
 
 test: $(VENV)/installed ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 check: $(VENV)/installed ## Formatter, linter, types, import contracts, spelling, schemas
 	$(BIN)/ruff format --check .

@@ -16,6 +16,8 @@ from parrot_mq.autoscale.simulator import Moment, Outcome, Policy, simulate
 from parrot_mq.autoscale.workload import SCENARIOS, Arrival, Scenario, Texts, make_arrivals, read_trace
 from parrot_mq.errors import ConfigurationError
 
+pytestmark = pytest.mark.slow
+
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 NUM_RUNS = 120
 SEEDS = range(1, 11)

@@ -30,6 +30,8 @@ from parrot_mq.testing.nats_server import running_nats_server
 from parrot_mq.types import fresh_id
 from tests.coordinator.service import FAST, answer, eventually, expected, make_engine, raised_by
 
+pytestmark = pytest.mark.slow
+
 LEASE_S = 1.0
 
 Connect = Callable[[], AbstractAsyncContextManager[Bus]]

@@ -14,6 +14,8 @@ from tests.coordinator.service import eventually, expected
 from tests.pipelines.programs import EVENTS, RESULTS
 from tests.pipelines.service import PipelineService, pipeline_service
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NUM_EVENTS, NUM_KILLS = 10_000, 5
 

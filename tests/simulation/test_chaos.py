@@ -12,6 +12,8 @@ from parrot_mq.testing import run_simulation
 from tests.simulation.checks import checked_structures
 from tests.simulation.world import open_world
 
+pytestmark = pytest.mark.slow
+
 NUM_SEEDS = 200
 
 

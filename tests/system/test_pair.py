@@ -28,7 +28,7 @@ from tests.bus.clusters import running_cluster
 from tests.coordinator.service import Process, answer, eventually, expected, make_engine, raised_by
 from tests.system.recording_link import RecordingLink
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 TAKE_OVER_S = 3.0
 """What is promised: so long after a leader was killed, work goes on at the latest."""
@@ -243,7 +243,6 @@ async def test_a_leader_that_stood_still_says_nothing_when_it_goes_on(tmp_path: 
             assert await step(text="again") == expected("again.")
 
 
-@pytest.mark.slow
 async def test_a_pair_on_a_cluster_of_three(tmp_path: Path) -> None:
     """A killed leader is followed in time, and so is one that loses its server; nothing is lost."""
     async with running_cluster() as cluster:

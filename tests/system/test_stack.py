@@ -19,7 +19,7 @@ from parrot_mq.cli.demo import expected_result, find_largest, read_records
 from parrot_mq.cli.demo.application import PEAKS
 from parrot_mq.cli.stack import Stack, StackOptions, open_stack
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 PARROT_MQ = (sys.executable, "-m", "parrot_mq")
 

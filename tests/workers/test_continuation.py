@@ -18,6 +18,8 @@ from tests.workers.stepped_engine import SteppedEngine
 
 __all__ = ["_short_logs"]
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "It was a dark and stormy night, and the parrot said:\n{{out}}"
 NUM_TOKENS = 40
 

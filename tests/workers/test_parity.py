@@ -19,6 +19,8 @@ from parrot_mq.types import Sampling
 from tests.workers.checkpoints import FAMILIES, load_plain
 from tests.workers.driving import check_story, ends, run
 
+pytestmark = pytest.mark.slow
+
 _SYSTEM = list(b"You are a helpful assistant. Answer with one word.\n")
 _MANUAL = list(b"Chapter 1. How to feed a parrot, and why it talks back to those who do.\n")
 _PROMPTS = [

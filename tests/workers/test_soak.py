@@ -12,6 +12,8 @@ from parrot_workers.models import LoadedModel
 from tests.workers.checkpoints import load_plain
 from tests.workers.soak import Oracle, Soak
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_random_workload_loses_nothing_and_writes_what_the_oracle_writes(
