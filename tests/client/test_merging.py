@@ -156,9 +156,7 @@ def test_what_there_is_no_room_for_is_a_gap_again() -> None:
 
 
 def test_an_empty_delta_tells_how_far_the_text_is() -> None:
-    reader = StreamReader("v")
-    assert reader.feed(_delta("", 0)) == []
-    assert not reader.has_begun
-    assert reader.feed(_delta("", 5)) == []
-    assert reader.has_begun
-    assert reader.has_gap
+    begun, late = StreamReader("v"), StreamReader("v")
+    assert begun.feed(_delta("", 0)) == late.feed(_delta("", 5)) == []
+    assert (begun.has_begun, begun.has_gap) == (False, False)
+    assert (late.has_begun, late.has_gap) == (True, True)
