@@ -14,6 +14,7 @@ from parrot_mq.cli import (
     doctor,
     explain,
     graph,
+    native,
     pipeline,
     run,
     simulate,
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
+app.command("native")(native.native)
 app.command("coordinator")(coordinator.coordinator)
 app.command("autoscale")(autoscale.autoscale)
 app.command("simulate")(simulate.simulate_command)

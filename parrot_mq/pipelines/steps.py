@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parrot_mq.errors import PipelineError
+from parrot_mq.loading import find_in, load_module
 from parrot_mq.pipelines.pipeline import Program
 from parrot_mq.program import SemanticFunction, SemanticVariable
 
@@ -71,29 +70,10 @@ def load_object(reference: str, where: str, folder: Path) -> object:
         PipelineError: There is no such module, or nothing of this name in it.
     """
     module_name, _, name = reference.rpartition(":")
+
+    def complain(problem: str, remedy: str) -> PipelineError:
+        return PipelineError(where=where, problem=problem, remedy=remedy)
+
     if not module_name or not name:
-        remedy = "write `module:name`, such as `triage:classify`"
-        raise PipelineError(where=where, problem=f"{reference!r} names no function", remedy=remedy)
-    if module_name.endswith(".py"):
-        path = (folder / module_name).resolve()
-        folder, module_name = path.parent, path.stem
-    module = _import(module_name, where, folder)
-    if not hasattr(module, name):
-        known = [each for each in vars(module) if not each.startswith("_")]
-        there = ", ".join(known[:12]) or "nothing"
-        problem = f"there is no {name!r} in module {module_name!r}"
-        raise PipelineError(where=where, problem=problem, remedy=f"there is {there}")
-    return getattr(module, name)
-
-
-def _import(module_name: str, where: str, folder: Path) -> object:
-    if str(folder.resolve()) not in sys.path:
-        sys.path.insert(0, str(folder.resolve()))
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        problem = f"there is no module {error.name!r}"
-        raise PipelineError(where=where, problem=problem, remedy=f"install it, or put it into {folder}") from error
-    except Exception as error:
-        problem = f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
-        raise PipelineError(where=where, problem=problem, remedy="mend it") from error
+        raise complain(f"{reference!r} names no function", "write `module:name`, such as `triage:classify`")
+    return find_in(load_module(module_name, folder, complain), name, complain)

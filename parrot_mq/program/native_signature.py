@@ -37,10 +37,12 @@ class NativeSpec(CallableSpec):
 
     Attributes:
         outputs: The outputs in their order, and what is made of the answer for each.
+        is_record: Whether it returns a record with a field for each output, and not the value of its one output.
         is_async: Whether it is an `async def`.
     """
 
     outputs: Mapping[str, tuple[Transform, ...]]
+    is_record: bool
     is_async: bool
 
     def transforms_of(self, output: str) -> tuple[Transform, ...]:
@@ -83,13 +85,15 @@ def _read(function: Callable[..., object]) -> NativeSpec:
         check_input(parameter, base, remedy=_ANNOTATE)
         _check_wire_name(f"parameter `{parameter.name}`", parameter.name)
         defaults |= _default(parameter)
+    outputs, is_record = _outputs(hints)
     return NativeSpec(
         name=function.__name__,
         signature=signature,
         separators=separators,
         defaults=defaults,
-        outputs=_outputs(hints),
+        outputs=outputs,
         objectives={},
+        is_record=is_record,
         is_async=inspect.iscoroutinefunction(function),
     )
 
@@ -107,14 +111,15 @@ def _default(parameter: inspect.Parameter) -> dict[str, InputText]:
     return found
 
 
-def _outputs(hints: Mapping[str, object]) -> dict[str, tuple[Transform, ...]]:
+def _outputs(hints: Mapping[str, object]) -> tuple[dict[str, tuple[Transform, ...]], bool]:
+    """The outputs, and whether they are fields of a record."""
     if "return" not in hints:
         raise SignatureError("it does not say what it returns; write `-> str`")
     returned = _bare(hints["return"])
     if returned is str:
-        return {RESULT: ()}
+        return {RESULT: ()}, False
     if _is_list(returned):
-        return {RESULT: (JsonPointer(items=True),)}
+        return {RESULT: (JsonPointer(items=True),)}, False
     fields = _fields(returned)
     if not fields:
         shown = "None" if returned is types.NoneType else getattr(returned, "__name__", None) or str(returned)
@@ -123,7 +128,7 @@ def _outputs(hints: Mapping[str, object]) -> dict[str, tuple[Transform, ...]]:
         if _bare(hint) is not str:
             raise SignatureError(f"the field `{name}` of what it returns is no `str`; {_RETURN}")
         _check_wire_name(f"the field `{name}` of what it returns", name)
-    return dict.fromkeys(fields, ())
+    return dict.fromkeys(fields, ()), True
 
 
 def _is_list(hint: object) -> bool:
