@@ -17,6 +17,8 @@ from parrot_mq.program import (
     Separator,
     Split,
     Strip,
+    native_function,
+    select,
     semantic_function,
 )
 from parrot_mq.types import Objective
@@ -36,5 +38,7 @@ __all__ = [
     "Session",
     "Split",
     "Strip",
+    "native_function",
+    "select",
     "semantic_function",
 ]
