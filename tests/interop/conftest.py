@@ -18,13 +18,20 @@ from tests.interop.node import EXAMPLES, Node, script_folder
 
 STORY = "there was a parrot 🦜 who spoke in small pieces."
 LONG = 100_000
+SAID = {
+    "Once upon a time": STORY,
+    "Which tool": " capital_of\n",
+    "Which countries": "France, Peru\n",
+}
+"""What the worker says to prompts that begin so."""
 
 
 def answer(request: GenerationRequest) -> str:
     """What the worker says."""
     prompt = request.text
-    if prompt.startswith("Once upon a time"):
-        return STORY
+    for begin, words in SAID.items():
+        if prompt.startswith(begin):
+            return words
     return f"{len(prompt)} characters" if len(prompt) > LONG else f"<{prompt.splitlines()[-1]}>"
 
 

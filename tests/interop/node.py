@@ -166,13 +166,13 @@ class Node:
         self._folder = folder
         self._environment = {"NATS_URL": url, **(environment or {})}
 
-    async def run(self, name: str, session: str) -> list[Line]:
+    async def run(self, name: str, *arguments: str) -> list[Line]:
         """Run a script to its end; returns what it printed."""
-        async with self.start(name, session) as script:
+        async with self.start(name, *arguments) as script:
             return await script.rest()
 
     @asynccontextmanager
-    async def start(self, name: str, session: str) -> AsyncIterator[Script]:
+    async def start(self, name: str, *arguments: str) -> AsyncIterator[Script]:
         """Run a script during the block."""
-        async with running_script(self._folder / name, session, environment=self._environment) as script:
+        async with running_script(self._folder / name, *arguments, environment=self._environment) as script:
             yield script

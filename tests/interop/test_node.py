@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from parrot_mq.bus import BusConfig, NatsServer, fetch_text, get_values, open_bus, set_variable
+from parrot_mq.bus import BusConfig, Delivery, NatsServer, fetch_text, get_values, open_bus, set_variable
 from parrot_mq.client import Client
-from parrot_mq.errors import TemplateError
+from parrot_mq.errors import FunctionFailed, TaskCancelled, TemplateError
 from parrot_mq.messages import (
     STREAM_VARS,
     BlobRef,
+    NativeTask,
     OutputSpec,
     PromptTask,
+    ResultSpec,
     VariableAddress,
+    control_subject,
     encode,
+    event_subject,
     task_subject,
     variable_subject,
 )
 from parrot_mq.types import SessionId, TenantId, VariableId, fresh_id
 from tests.interop.conftest import STORY
-from tests.interop.node import EXAMPLES, Node
+from tests.interop.node import EXAMPLES, Node, Script
 
 pytestmark = pytest.mark.node
 
@@ -119,6 +126,93 @@ async def test_tokens_arrive_before_the_value(node: Node, client: Client, sessio
     assert len(pieces) > 1
     assert "".join(pieces) == STORY
     assert lines[-1] == {"story": STORY}
+
+
+# -- native functions, lists -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def capitals(node: Node) -> AsyncIterator[Script]:
+    """A program that serves the function `capital_of`."""
+    async with node.start("serve.mjs") as script:
+        assert await script.next_line() == {"serving": "capital_of"}
+        yield script
+
+
+async def test_a_function_of_another_program_is_called(
+    node: Node, client: Client, capitals: Script, session: str
+) -> None:
+    assert await node.run("call.mjs", session) == [{"capital": "Paris"}]
+    assert await _read(client, session, "capital") == "Paris"
+
+
+async def test_a_function_that_fails_is_an_error(node: Node, client: Client, capitals: Script, session: str) -> None:
+    (line,) = await node.run("call.mjs", session, "Atlantis")
+    assert line["error"]["code"] == "function_failed"
+    assert line["error"]["message"] == "no capital of Atlantis is known"
+    with pytest.raises(FunctionFailed, match="Atlantis"):
+        await _read(client, session, "capital")
+
+
+async def test_a_model_chooses_the_function(node: Node, client: Client, capitals: Script, session: str) -> None:
+    assert await node.run("choose.mjs", session) == [{"answer": "Lima"}]
+
+
+async def test_an_answer_becomes_a_list_that_is_gone_through(
+    node: Node, client: Client, capitals: Script, session: str
+) -> None:
+    lines = await node.run("map.mjs", session)
+    assert {name: value for line in lines for name, value in line.items()} == {
+        "countries-raw": "France, Peru\n",
+        "countries": '["France","Peru"]',
+        "countries-0": "France",
+        "countries-1": "Peru",
+        "capitals": '["Paris","Lima"]',
+        "capitals-0": "Paris",
+        "capitals-1": "Lima",
+        "sentence": "<Write a sentence about Paris and Lima:>",
+    }
+
+
+async def test_a_function_that_takes_long_beats_and_stops_when_it_is_not_wanted(
+    node: Node, client: Client, session: str
+) -> None:
+    """Its time for one attempt is longer than three beats that stay away."""
+    async with node.start("serve-long.mjs") as script:
+        assert await script.next_line() == {"serving": "think"}
+        async with client.session(session) as running:
+            await client.bus.publish_once(task_subject(TENANT, session, "short"), encode(_think("2", "thought")))
+            assert await running.get("thought", timeout_s=20) == "thought for 2 s"
+            async with _started(client, session):
+                await client.bus.publish_once(task_subject(TENANT, session, "long"), encode(_think("60", "never")))
+            await client.bus.request(control_subject(TENANT, session, "cancel"), b"", timeout_s=20)
+            assert await script.next_line() == {"stopped": f"{TENANT}.{session}.never"}
+            with pytest.raises(TaskCancelled):
+                await running.get("never", timeout_s=20)
+
+
+def _think(seconds: str, variable: str) -> NativeTask:
+    return NativeTask(
+        function="think",
+        inputs={"seconds": seconds},
+        outputs={"thought": ResultSpec(variable=variable)},
+        attempt_timeout_s=60,
+    )
+
+
+@asynccontextmanager
+async def _started(client: Client, session: str) -> AsyncIterator[None]:
+    """At the end of the block a host has said that it runs a call."""
+    heard = asyncio.Event()
+
+    async def hear(_: Delivery) -> None:
+        heard.set()
+
+    subscription = await client.bus.subscribe(event_subject(TENANT, session, "started"), hear)
+    yield
+    async with asyncio.timeout(20):
+        await heard.wait()
+    await subscription.aclose()
 
 
 # -- large values ----------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ msgpack_documents = _containers(
 )
 
 
+@functools.cache
 def messages_of(cls: type[Message]) -> st.SearchStrategy[Message]:
     """Any message of a class that the wire can carry."""
     return _struct(msgspec.inspect.type_info(cls))

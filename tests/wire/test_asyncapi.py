@@ -53,7 +53,15 @@ def _rows() -> set[str]:
 
 def _addresses(cell: str) -> Iterator[str]:
     """The subjects in a cell: of the second and further ones only the last token is written."""
-    names = {"t": "tenant", "s": "session", "v": "variable", "k": "task", "sha256": "digest", "n": "chunk"}
+    names = {
+        "t": "tenant",
+        "s": "session",
+        "v": "variable",
+        "k": "task",
+        "f": "function",
+        "sha256": "digest",
+        "n": "chunk",
+    }
     first, *others = re.findall(r"`([^`]+)`", cell)
     for subject in (first, *(first.rpartition(".")[0] + other for other in others)):
         yield re.sub(r"\{(\w+)\}", lambda match: "{" + names.get(match[1], match[1]) + "}", subject)
@@ -65,11 +73,7 @@ def test_every_row_of_the_subject_table_is_a_channel() -> None:
     assert rows <= {channel["address"] for channel in CHANNELS.values()}
 
 
-@pytest.mark.parametrize(
-    "build",
-    [getattr(subjects, name) for name in subjects.__all__ if name.endswith("_subject")],
-    ids=lambda f: f.__name__,
-)
+@pytest.mark.parametrize("build", BUILDERS, ids=lambda build: str(build.__name__))
 def test_every_subject_that_can_be_built_is_a_channel(build: Callable[..., str]) -> None:
     tokens = build(*("x" for _ in typing.get_type_hints(build) if _ != "return")).split(".")
     patterns = [str(channel["address"]).split(".") for channel in CHANNELS.values()]
@@ -143,7 +147,7 @@ def test_every_header_is_described() -> None:
 # -- operations ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ["program", "coordinator", "worker", "tool"])
+@pytest.mark.parametrize("role", ["program", "coordinator", "worker", "tool", "function"])
 def test_everyone_who_takes_part_sends_and_receives(role: str) -> None:
     actions = {each["action"] for name, each in OPERATIONS.items() if name.startswith(f"{role}.")}
     assert actions == {"send", "receive"}
