@@ -17,6 +17,7 @@ from parrot_mq.messages import (
     control_subject,
     dead_subject,
     event_subject,
+    replay_subject,
     session_subjects,
     set_subject,
     stream_subject,
@@ -103,6 +104,14 @@ async def test_a_tenant_is_answered(shop: Agent) -> None:
     await shop.subscribe(dead_subject("shop", "task-1"))
     await shop.publish(task_subject("shop", SESSION, "task-1"), json={"template": 5})
     assert (await shop.hear()).subject == dead_subject("shop", "task-1")
+
+
+@nats_clients
+async def test_a_tenant_asks_for_its_own_texts_only(shop: Agent) -> None:
+    """Of its own none is generated now, so no worker answers; what is another's is refused."""
+    for tenant, reason in (("shop", "timeout"), ("default", "permission")):
+        with pytest.raises(AgentRefused, match=f"(?i){reason}"):
+            await shop.request(replay_subject(tenant, SESSION, "reply"), timeout_ms=200)
 
 
 @all_clients
