@@ -161,7 +161,8 @@ class CallerActor(Actor):
             grace_s=self._config.function_grace_s,
             rng=self._rng,
         )
-        while self.context.clock.now() < call.deadline:
+        clock = self.context.clock
+        while clock.now() < call.deadline:
             setback = await run.attempt(attempts.number)
             unserved_s = self._unserved_s(entry, setback)
             if setback is None:
@@ -169,11 +170,13 @@ class CallerActor(Actor):
             if entry.is_overdue:
                 entry.is_overdue = False
                 await _tell(entry.session, CameBack(call.address.variable))
+            if (left_s := call.deadline - clock.now()) <= 0:
+                break
             decision = attempts.decide(setback, unserved_s=unserved_s)
             if isinstance(decision, GiveUp):
                 return decision.error
-            await self.context.clock.sleep(decision.delay_s)
-        await self.context.clock.sleep(LATE_S)
+            await clock.sleep(min(decision.delay_s, left_s))
+        await clock.sleep(LATE_S)
         return DeadlineExceeded(what=f"the call of {call.function!r}", timeout_s=round(self._now - entry.arrived_at, 1))
 
     def _end(self, entry: _Entry, result: CallResult) -> None:
