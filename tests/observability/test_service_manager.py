@@ -74,7 +74,9 @@ def test_without_a_manager_nothing_is_sent() -> None:
     assert not notifier.send("READY=1")
 
 
-@pytest.mark.parametrize(("pid", "expected"), [("", 2.5), (str(os.getpid()), 2.5), ("1", 0.0)])
+@pytest.mark.parametrize(
+    ("pid", "expected"), [("", 2.5), (str(os.getpid()), 2.5), ("1", 0.0)], ids=["nobody's", "ours", "another's"]
+)
 def test_the_watchdog_of_another_process_is_not_ours(pid: str, expected: float) -> None:
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "2500000", "WATCHDOG_PID": pid}
     assert Notifier.from_env(environ).watchdog_s == expected

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,6 @@ async def stack() -> AsyncIterator[Stack]:
     """nats-server, coordinator and a worker with the tiny model."""
     async with open_stack(StackOptions(log_level="info")) as running:
         yield running
-
-
-async def test_the_demo_application_computes_the_right_answer(stack: Stack) -> None:
-    records = read_records(PEAKS, field="height", label="name")
-    async with Client.connect(stack.url) as client, client.session():
-        answer = await (await find_largest(records))
-    assert answer == expected_result(records) == "EVEREST 8849"
 
 
 async def test_a_coordinator_killed_in_the_middle_changes_nothing_of_the_result(stack: Stack) -> None:
@@ -122,17 +117,32 @@ async def _run(records) -> str:  # type: ignore[no-untyped-def]
     return await (await find_largest(records))
 
 
-@pytest.fixture
-def up() -> Iterator[subprocess.Popen[str]]:
-    """`parrot-mq up` on a free port, as a user starts it."""
+@contextmanager
+def _running_up() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [*PARROT_MQ, "up", "--port", "0"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    yield process
-    process.kill()
-    process.wait()
-    assert process.stderr is not None
-    process.stderr.close()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.fixture
+def up() -> Iterator[subprocess.Popen[str]]:
+    """`parrot-mq up` on a free port, as a user starts it."""
+    with _running_up() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where one `parrot-mq up` serves all tests that leave it as it was."""
+    with _running_up() as process:
+        yield _wait_ready(process)
 
 
 def _wait_ready(up: subprocess.Popen[str]) -> str:
@@ -192,8 +202,7 @@ def test_nothing_is_left_running_when_up_is_killed(up: subprocess.Popen[str]) ->
     _wait_gone(children)
 
 
-def test_doctor_finds_a_running_service_well(up: subprocess.Popen[str]) -> None:
-    url = _wait_ready(up)
+def test_doctor_finds_a_running_service_well(url: str) -> None:
     result = _parrot_mq("doctor", "--servers", url)
     assert result.returncode == 0, result.stdout
     for line in ("server", "version", "JetStream", "streams", "clocks", "coordinator", "workers"):
@@ -202,8 +211,7 @@ def test_doctor_finds_a_running_service_well(up: subprocess.Popen[str]) -> None:
     assert re.search(r"^ok +worker-0 +tiny, ready, 0 of 64 slots in use", result.stdout, re.MULTILINE), result.stdout
 
 
-def test_set_and_get_need_no_other_tool(up: subprocess.Popen[str]) -> None:
-    url = _wait_ready(up)
+def test_set_and_get_need_no_other_tool(url: str) -> None:
     assert _parrot_mq("set", "demo", "topic", "parrots", "--servers", url).returncode == 0
     assert _parrot_mq("get", "demo", "topic", "--servers", url).stdout == "parrots\n"
     second = _parrot_mq("set", "demo", "topic", "crows", "--servers", url)
@@ -247,9 +255,10 @@ async def test_a_server_without_jetstream_is_named_with_its_remedy() -> None:
 
 
 def test_no_server_is_named_with_the_command_that_starts_one() -> None:
-    for command in (("get", "s", "v"), ("set", "s", "v", "x"), ("coordinator",), ("demo",), ("doctor",)):
-        result = _parrot_mq(*command, "--servers", "nats://127.0.0.1:9")
-        _assert_fails(result, "nats://127.0.0.1:9", "parrot-mq up")
+    commands = (("get", "s", "v"), ("set", "s", "v", "x"), ("coordinator",), ("demo",), ("doctor",))
+    with ThreadPoolExecutor() as threads:  # each waits for seconds
+        for result in threads.map(lambda command: _parrot_mq(*command, "--servers", "nats://127.0.0.1:9"), commands):
+            _assert_fails(result, "nats://127.0.0.1:9", "parrot-mq up")
 
 
 def test_a_name_with_illegal_characters_is_refused_with_the_rule() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from parrot_mq.messages import EngineReport
 from parrot_mq.types import Sampling
 from tests.coordinator.conftest import _short_logs
 from tests.coordinator.programs import program
-from tests.coordinator.service import eventually, running_service
+from tests.coordinator.service import FAST, eventually, running_service
 from tests.workers.stepped_engine import SteppedEngine
 
 __all__ = ["_short_logs"]
@@ -29,7 +30,7 @@ NUM_TOKENS = 40
 async def test_an_output_outlives_its_worker(is_killed: bool, temperature: float) -> None:
     make = partial(create_engine, WorkerConfig(model_path=checkpoint_path(), num_slots=2))
     sampling = Sampling(max_tokens=NUM_TOKENS, ignore_eos=True, temperature=temperature, seed=3)
-    async with running_service(workers=()) as service, program(service) as run:
+    async with running_service(replace(FAST, lease_s=2.0), workers=()) as service, program(service) as run:
         first = SteppedEngine(make())
         first.allow(20)
         lost = await service.add_worker(name="first", engine=lambda: first, model="tiny", num_slots=2)
