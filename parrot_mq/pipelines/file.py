@@ -15,6 +15,7 @@ from parrot_mq.errors import ParrotError, PipelineError
 from parrot_mq.pipelines.mapping import Field
 from parrot_mq.pipelines.pipeline import Limits, Pipeline, Program, Result, Source
 from parrot_mq.pipelines.steps import Step, find_function, load_object, steps_program
+from parrot_mq.program.transforms import makes_list
 
 __all__ = ["find_line", "load_pipeline"]
 
@@ -31,6 +32,7 @@ class _StepTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     function: str
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
+    map: bool = False
 
 
 class _ResultTable(Result, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +85,7 @@ class _File:
     def load(self) -> Pipeline:
         document = self._convert(self._parse())
         inputs = {name: self._field(name, each) for name, each in document.inputs.items()}
-        known = set(document.inputs)
+        known = dict.fromkeys(document.inputs, False)
         steps = [self._step(index, table, known) for index, table in enumerate(document.steps)]
         if not steps:
             raise self._mistake("steps", "there is no step", "write a table `[[steps]]` with a `function`")
@@ -153,8 +155,14 @@ class _File:
         place = _join(place, _blame(document.get(place), problem))
         return self._mistake(place, problem, f"mend `{place}`" if place else "mend it")
 
-    def _step(self, index: int, table: _StepTable, known: set[str]) -> Step:
-        """Check a step against its function and what is written before it; adds what it writes to `known`."""
+    def _step(self, index: int, table: _StepTable, known: dict[str, bool]) -> Step:
+        """Check a step against its function and what is written before it.
+
+        Args:
+            index: Which step it is.
+            table: What the file says of it.
+            known: The variables that are written before, and whether each is a list; what it writes is added.
+        """
         place = f"steps[{index}]"
         function = find_function(table.function, self._where(f"{place}.function"), self._path.parent)
         spec = function.spec
@@ -167,13 +175,16 @@ class _File:
                 problem = f"nobody writes {variable!r}, which `{spec.name}` reads as {name!r}"
                 where = f"{place}.inputs.{name}" if name in table.inputs else f"{place}.function"
                 raise self._mistake(where, problem, _choose(variable, known))
+        if table.map and not any(known[variable] for variable in reads.values()):
+            remedy = "read an output whose transforms end in a list, or what another map writes"
+            raise self._mistake(f"{place}.map", f"`{spec.name}` reads no list that it could go through", remedy)
         writes = {name: table.outputs.get(name, name) for name in spec.outputs}
-        for variable in writes.values():
+        for output, variable in writes.items():
             if variable in known:
                 remedy = f'name it anew: outputs = {{ {next(iter(writes))} = "…" }}'
                 raise self._mistake(f"{place}.outputs", f"{variable!r} is written twice", remedy)
-            known.add(variable)
-        return Step(function=function, reads=reads, writes=writes)
+            known[variable] = table.map or makes_list(spec.transforms_of(output))
+        return Step(function=function, reads=reads, writes=writes, is_map=table.map)
 
     def _check_keys(self, place: str, keys: Collection[str], known: Collection[str], problem: str) -> None:
         for name in keys:

@@ -14,7 +14,8 @@ from parrot_mq.types import ids_from
 
 __all__ = ["RepeatableCalls", "session_name", "short_digest"]
 
-_MAX_PART = 28
+_MAX_PART = 24
+"""So there is room for the endings of names of items, and of items of items."""
 
 
 class RepeatableCalls:

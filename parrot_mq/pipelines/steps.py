@@ -23,11 +23,13 @@ class Step:
         function: What is called.
         reads: The variable for each input of the function.
         writes: The variable for each output.
+        is_map: Whether it is called for each item of the lists that it reads.
     """
 
     function: SemanticFunction[...]
     reads: Mapping[str, str]
     writes: Mapping[str, str]
+    is_map: bool = False
 
 
 def steps_program(steps: Sequence[Step], fields: Mapping[str, str]) -> Program:
@@ -42,7 +44,7 @@ def steps_program(steps: Sequence[Step], fields: Mapping[str, str]) -> Program:
         variables: dict[str, str | SemanticVariable] = dict(texts)
         for step in steps:
             inputs = {name: variables[variable] for name, variable in step.reads.items()}
-            outputs = step.function.outputs(**inputs)
+            outputs = step.function.map_outputs(**inputs) if step.is_map else step.function.outputs(**inputs)
             for output, variable in zip(step.function.spec.outputs, outputs, strict=True):
                 variables[step.writes[output]] = variable
         return {name: variables[variable] for name, variable in fields.items()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from parrot_mq.pipelines import Field, Limits, Pipeline, Result, Source, pipeline
-from parrot_mq.program import Input, Output, semantic_function
+from parrot_mq.program import Input, Output, Regex, semantic_function
 
-__all__ = ["EVENTS", "RESULTS", "echo", "first", "make_pipeline", "second"]
+__all__ = ["EVENTS", "RESULTS", "echo", "first", "make_pipeline", "part", "second"]
 
 EVENTS, RESULTS = "EVENTS", "RESULTS"
 
@@ -20,6 +20,11 @@ def first(text: Input, one: Output = Output(max_tokens=100)) -> None:
 @semantic_function
 def second(text: Input, two: Output = Output(max_tokens=100)) -> None:
     """{{text}}!{{two}}"""
+
+
+@semantic_function
+def part(text: Input, parts: Output = Output(max_tokens=100, transform=Regex("..", every=True))) -> None:
+    """{{text}}?{{parts}}"""
 
 
 async def chain(text: str, note: str = "") -> dict[str, Any]:

@@ -71,6 +71,7 @@ def test_a_good_file_is_a_pipeline(tmp_path: Path) -> None:
         ("programs:first", "programs:chain", "11: 'tests.pipelines.programs:chain' is no semantic function"),
         ("tests.pipelines.programs:first", "nowhere:first", "11: there is no module 'nowhere'; install it"),
         ("tests.pipelines.programs:first", "first", "11: 'first' names no function; write `module:name`"),
+        ('inputs = { text = "one" }', "map = true", "15: `second` reads no list that it could go through; read"),
         ('{ text = "one" }', '{ tex = "one" }', "15: `second` has no input 'tex'; did you mean 'text'?"),
         ('{ text = "one" }', '{ text = "on" }', "15: nobody writes 'on', which `second` reads as 'text'; did you mean"),
         ('inputs = { text = "one" }', 'outputs = { two = "one" }', "15: 'one' is written twice; name it anew"),

@@ -251,6 +251,38 @@ async def test_a_file_gives_the_same_as_python(service: PipelineService, tmp_pat
     assert await _results(service) == [{"answer": _answer("hello")}]
 
 
+async def test_lists_are_arrays_in_the_result(service: PipelineService, tmp_path: Any) -> None:
+    """A step makes a list, one goes through it, and one reads all that comes of it."""
+    from parrot_mq.pipelines import load_pipeline
+    from tests.pipelines.test_file import GOOD
+
+    path = tmp_path / "p.toml"
+    steps = """
+[[steps]]
+function = "tests.pipelines.programs:part"
+
+[[steps]]
+function = "tests.pipelines.programs:first"
+inputs = { text = "parts" }
+map = true
+
+[[steps]]
+function = "tests.pipelines.programs:second"
+inputs = { text = "one" }
+
+[result]"""
+    begin, _, rest = GOOD.partition("[[steps]]")
+    result = rest.partition("[result]")[2].replace("answer", 'parts = "parts", one = "one", two')
+    path.write_text(begin + steps + result)
+    await service.publish("events.x", [{"id": 1, "text": "hello"}])
+    await _work_off(service, load_pipeline(str(path)))
+    text = expected("hello?")
+    parts = [text[begin : begin + 2] for begin in range(0, len(text), 2)]
+    ones = [expected(f"{part}.") for part in parts]
+    two = expected("\n".join(ones) + "!")
+    assert await _results(service) == [{"parts": parts, "one": ones, "two": two}]
+
+
 async def test_calls_may_change_their_order_between_functions(service: PipelineService) -> None:
     """A program that runs again is given its own values, by function and number."""
     is_first_time = True
