@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
 from parrot_mq.bus.base import NO_HEADERS, Bus, Stored
-from parrot_mq.errors import ParrotError, SubjectTaken, VariableAlreadySet
+from parrot_mq.errors import InvalidName, ParrotError, SubjectTaken, VariableAlreadySet
 from parrot_mq.messages import (
     HEADER_PRODUCER,
     HEADER_USAGE,
@@ -100,8 +101,10 @@ async def get_usage(bus: Bus, address: VariableAddress) -> Usage | None:
 
     None if it is not set, or whoever set it did not say.
     """
-    raw = address._replace(variable=raw_variable(address.variable))
-    subjects = [variable_subject(*each) for each in (address, raw)]
+    addresses = [address]
+    with suppress(InvalidName):  # a name without room for the ending is none of a transformed text
+        addresses.append(address._replace(variable=raw_variable(address.variable)))
+    subjects = [variable_subject(*each) for each in addresses]
     found = await bus.get(STREAM_VARS, subjects)
     usages = (read_usage(found[subject].headers) for subject in subjects if subject in found)
     return next((usage for usage in usages if usage is not None), None)
