@@ -35,6 +35,12 @@ def coordinator(
         float,
         typer.Option(min=0.5, help="Seconds of silence after which another coordinator takes the lead from this one."),
     ] = 2.0,
+    function_grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for which nobody may serve a native function until its calls fail.")
+    ] = 10.0,
+    max_calls: Annotated[
+        int, typer.Option(min=1, help="Most calls of native functions that run at a time for each tenant.")
+    ] = 256,
     tenants: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +61,9 @@ def coordinator(
     """
     configure_logging(log_level, identifier="parrot-coordinator")
     config = bus_config(servers, name="parrot-mq coordinator")
-    coordinator_config = CoordinatorConfig(models=tuple(model or ()), lease_s=lease)
+    coordinator_config = CoordinatorConfig(
+        models=tuple(model or ()), lease_s=lease, function_grace_s=function_grace, max_calls_per_tenant=max_calls
+    )
     leader_config = LeaderConfig(lease_s=leader_lease)
     run_async(_serve(config, coordinator_config, leader_config, tenants, metrics_port, metrics_host))
 

@@ -17,6 +17,7 @@ __all__ = ["Overview", "draw_overview"]
 
 MAX_SHOWN_DECISIONS = 5
 MAX_SHOWN_TENANTS = 10
+MAX_SHOWN_FUNCTIONS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def draw_overview(now: Overview, before: Overview | None = None) -> RenderableTy
     parts: list[RenderableType] = [Text(_headline(now))]
     if now.problem:
         parts.append(Text(now.problem, style="red"))
-    tables = [_models(now), _slots(now, before), _tenants(now), _decisions(now)]
+    tables = [_models(now), _functions(now), _slots(now, before), _tenants(now), _decisions(now)]
     parts += [part for table in tables if table.row_count for part in (Text(), table)]
     return Group(*parts)
 
@@ -118,6 +119,15 @@ def _to_do(demand: ModelDemand) -> tuple[Work, ...]:
 
 def _tokens(work: Work) -> int:
     return work.num_prefill_tokens + work.num_output_tokens
+
+
+def _functions(now: Overview) -> Table:
+    right = ("waits", "runs", "returned", "failed", "attempts lost", "takes")
+    table = _table("native function", *right, right=right)
+    for each in now.report.functions[:MAX_SHOWN_FUNCTIONS] if now.report is not None else ():
+        numbers = (each.num_waiting, each.num_running, each.num_returned, each.num_failed, each.num_lost)
+        table.add_row(each.function, *map("{:,}".format, numbers), _seconds(each.mean_s) if each.num_returned else "")
+    return table
 
 
 def _tenants(now: Overview) -> Table:

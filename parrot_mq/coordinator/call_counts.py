@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from parrot_mq.messages import FunctionStatus
 from parrot_mq.observability import Distribution, Histogram
 
 __all__ = ["OTHERS", "CallCounts", "CallResult", "FunctionStatistics"]
 
+MAX_REPORTED = 100
 MAX_FUNCTIONS = 1_000
 """Functions that are counted by name; tenants choose the names."""
 OTHERS = "(others)"
@@ -104,6 +107,11 @@ class CallCounts:
             known = self._functions.setdefault(name, _Function())
         return known
 
+    def report(self) -> list[FunctionStatus]:
+        """The functions of which most calls are unfinished, as they travel."""
+        found = sorted((_to_wire(*each) for each in self._functions.items()), key=lambda each: each.function)
+        return heapq.nlargest(MAX_REPORTED, found, key=lambda each: each.num_waiting + each.num_running)
+
     def statistics(self) -> dict[str, FunctionStatistics]:
         """All that was counted, by function."""
         return {
@@ -117,3 +125,16 @@ class CallCounts:
             )
             for name, each in self._functions.items()
         }
+
+
+def _to_wire(name: str, counts: _Function) -> FunctionStatus:
+    duration = counts.duration.statistics()
+    return FunctionStatus(
+        function=name,
+        num_waiting=counts.num_waiting,
+        num_running=counts.num_running,
+        num_returned=counts.num_ended["returned"],
+        num_failed=counts.num_ended["failed"] + counts.num_ended["not_served"],
+        num_lost=counts.num_lost,
+        mean_s=duration.total / max(1, duration.num_values),
+    )

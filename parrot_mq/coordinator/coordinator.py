@@ -53,6 +53,7 @@ from parrot_mq.messages import (
     encode,
     encode_error,
     encode_json,
+    is_inbox,
     parse_control,
 )
 from parrot_mq.observability import get_logger
@@ -158,7 +159,7 @@ class CoordinatorActor(Actor):
             reply, headers = encode_json(await self._control_session(delivery)), _NO_HEADERS
         except ParrotError as error:
             reply, headers = encode_error(error)
-        if delivery.reply:
+        if is_inbox(delivery.reply):
             try:
                 await self._bus.publish(delivery.reply, reply, headers=headers)
             except ParrotError as error:
@@ -246,6 +247,7 @@ class CoordinatorActor(Actor):
             count_unfinished=lambda: self._facts.num_unfinished,
             process=self._config.process,
             demands=self._board.demands,
+            calls=self._board.calls,
         )
 
     async def _spawn_dispatcher(self, model: str) -> ActorRef:

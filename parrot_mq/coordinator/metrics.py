@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from typing import get_args
 
 from prometheus_client import Metric
 
+from parrot_mq.coordinator.call_counts import CallResult, FunctionStatistics
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
-from parrot_mq.observability.metrics import counter, gauge
+from parrot_mq.observability.metrics import counter, gauge, histogram
 
 __all__ = ["CoordinatorCollector", "LeaderCollector"]
 
+RESULTS: tuple[CallResult, ...] = get_args(CallResult)
 STATES = ("loading", "ready", "standby", "draining")
 
 _GAUGES = {
@@ -52,6 +55,7 @@ class CoordinatorCollector:
         for worker in found.workers:
             slots[(worker.model,)] += worker.num_slots if worker.state == "ready" else 0
         yield gauge("parrot_slots", "Generations that the ready workers run at a time", slots, ("model",))
+        yield from _of_functions(found.functions)
 
 
 class LeaderCollector:
@@ -75,6 +79,22 @@ class LeaderCollector:
 
 def _by_model(dispatchers: Mapping[str, DispatcherStatistics], field: str) -> dict[tuple[str, ...], float]:
     return {(model,): getattr(each, field) for model, each in dispatchers.items()}
+
+
+def _of_functions(functions: Mapping[str, FunctionStatistics]) -> Iterator[Metric]:
+    """Calls of native functions."""
+    waiting = {(name,): float(each.num_waiting) for name, each in functions.items()}
+    running = {(name,): float(each.num_running) for name, each in functions.items()}
+    yield gauge("parrot_calls_waiting", "Calls of native functions that wait for their turn", waiting, ("function",))
+    yield gauge("parrot_calls_running", "Calls of native functions that were started", running, ("function",))
+    ended = {(name, result): each.num_ended.get(result, 0) for name, each in functions.items() for result in RESULTS}
+    yield counter("parrot_calls", "Calls of native functions that have ended", ended, ("function", "result"))
+    lost = {(name,): float(each.num_lost) for name, each in functions.items()}
+    yield counter("parrot_call_attempts_lost", "Attempts at calls that failed", lost, ("function",))
+    busy = {(name,): float(each.num_busy) for name, each in functions.items()}
+    yield counter("parrot_calls_refused", "How often a host had no room for a call", busy, ("function",))
+    durations = {(name,): each.duration for name, each in functions.items()}
+    yield histogram("parrot_call_duration_seconds", "Seconds from a call to its answer", durations, ("function",))
 
 
 def _by_state(found: CoordinatorStatistics) -> dict[tuple[str, ...], float]:

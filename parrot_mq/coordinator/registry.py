@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from parrot_mq.actors import Actor, ActorRef
+from parrot_mq.coordinator.call_counts import CallCounts
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
 from parrot_mq.coordinator.statistics import Lease
@@ -44,6 +45,7 @@ class RegistryActor(Actor):
         count_unfinished: Callable[[], int],
         process: str,
         demands: Mapping[str, Callable[[], ModelDemand]],
+        calls: CallCounts,
     ) -> None:
         self._models = models
         self._spawn_dispatcher = spawn_dispatcher
@@ -52,6 +54,7 @@ class RegistryActor(Actor):
         self._count_unfinished = count_unfinished
         self._process = process
         self._demands = demands
+        self._calls = calls
         self._autoscalers: dict[str, tuple[AutoscalerStatus, float]] = {}  # each with when it was heard of
         self._leases = leases  # outlives a failure of this actor: else nobody would notice that a worker is gone
 
@@ -93,6 +96,7 @@ class RegistryActor(Actor):
             demand=[self._demands[model]() for model in self._models.names if model in self._demands],
             at=self.context.clock.now(),
             autoscalers=[status for status, _ in self._autoscalers.values()],
+            functions=self._calls.report(),
         )
 
     async def _note_autoscaler(self, status: AutoscalerStatus) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "AutoscalerStatus",
     "CoordinatorLease",
     "CoordinatorStarted",
+    "FunctionStatus",
     "ModelDemand",
     "ScalingDecision",
     "ServiceQuery",
@@ -140,6 +141,28 @@ class ModelDemand(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     workers: list[WorkerRate] = []
 
 
+class FunctionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The calls of one native function in all sessions, since the coordinator began to lead.
+
+    Attributes:
+        function: Its name; `(others)` stands for all further ones.
+        num_waiting: Calls that wait for their turn.
+        num_running: Calls that were started: at a host, or between two attempts.
+        num_returned: Calls that brought an answer.
+        num_failed: Calls that were given up.
+        num_lost: Attempts that failed and may have been followed by another one.
+        mean_s: Seconds that the attempts took that brought an answer, on average; 0 if there was none.
+    """
+
+    function: str
+    num_waiting: Count = 0
+    num_running: Count = 0
+    num_returned: Count = 0
+    num_failed: Count = 0
+    num_lost: Count = 0
+    mean_s: float = 0.0
+
+
 SlotState = Literal["off", "starting", "restarting", "running", "standby", "stopping", "failed", "unavailable"]
 """What runs in a slot: `restarting` waits for its next start after it ended by itself; `unavailable` cannot start."""
 
@@ -233,6 +256,7 @@ class ServiceReport(Message, frozen=True, kw_only=True, omit_defaults=True, tag=
         demand: What there is to do for each model.
         at: When it answered, seconds since 1970.
         autoscalers: The last word of each autoscaler.
+        functions: The native functions that were called: at most 100, those of which most calls are unfinished.
     """
 
     models: list[str] = []
@@ -242,3 +266,4 @@ class ServiceReport(Message, frozen=True, kw_only=True, omit_defaults=True, tag=
     demand: list[ModelDemand] = []
     at: float = 0.0
     autoscalers: list[AutoscalerStatus] = []
+    functions: list[FunctionStatus] = []

@@ -26,14 +26,16 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
 
     Attributes:
         kind: `ready` means that its inputs are set, `prefilling` that the known part of its prompt is computed ahead,
-            `assigned` that it was sent to a worker, `returned` that it came back from there unfinished.
+            `assigned` that it was sent to a worker, or that a native function was called, `returned` that it came back
+            from there unfinished.
         task: The task's id.
         variable: The output's variable.
         at: Seconds since 1970 on the sender's clock.
         function: Name of the semantic function (`submitted`).
         model: Who generates, if the task says (`submitted`).
         reads: Variables that the output waits for (`submitted`).
-        worker: Who runs it (from `assigned` on), or computes ahead for it (`prefilling`).
+        worker: Who runs it (from `assigned` on), or computes ahead for it (`prefilling`). A call is assigned to nobody
+            by name: the host that takes it says so (`started`).
         batch: Id of the batch it was assigned in (`assigned`).
         batch_size: Generations in that batch (`assigned`).
         prefix: Hash of the longest prefix that it had in common with others in its batch, or that its worker held

@@ -21,6 +21,7 @@ from parrot_mq.messages import (
     REGISTRY_ADDRESS,
     AutoscalerStatus,
     EngineReport,
+    FunctionStatus,
     LoadProgress,
     ModelDemand,
     ScalingDecision,
@@ -127,6 +128,17 @@ def test_the_headline_says_what_matters_most() -> None:
 def test_a_model_has_what_waits_and_runs_by_class() -> None:
     row = _row(_draw(Overview(at=NOW, report=REPORT)), "small")
     assert row == ["small", "1", "1,200", "1", "7", "0", "40,060", "14", "s", "33", "s"]
+
+
+def test_a_native_function_has_what_waits_runs_and_was_done() -> None:
+    functions = [
+        FunctionStatus(function="search", num_waiting=1_200, num_running=64, num_returned=9, num_failed=2, mean_s=0.4),
+        FunctionStatus(function="idle"),
+    ]
+    text = _draw(Overview(at=NOW, report=ServiceReport(functions=functions)))
+    assert _row(text, "search") == ["search", "1,200", "64", "9", "2", "0", "0.4", "s"]
+    assert _row(text, "idle") == ["idle", "0", "0", "0", "0", "0"]
+    assert "native function" not in _draw(Overview(at=NOW, report=REPORT))
 
 
 def test_without_a_worker_a_new_one_waits_until_one_starts() -> None:

@@ -9,9 +9,11 @@ from parrot_mq.actors import ActorState, ActorStatistics, SystemStatistics
 from parrot_mq.actors.mailbox import MailboxStatistics
 from parrot_mq.actors.metrics import ActorCollector
 from parrot_mq.coordinator import Coordinator, CoordinatorStatistics, DispatcherStatistics
+from parrot_mq.coordinator.call_counts import FunctionStatistics
 from parrot_mq.coordinator.dispatcher import DispatcherActor
 from parrot_mq.coordinator.metrics import CoordinatorCollector
 from parrot_mq.messages import WorkerStatus
+from parrot_mq.observability import Distribution
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import program, ref
 from tests.coordinator.service import Service, eventually, running_service
@@ -81,6 +83,13 @@ def _value(collector: object, name: str, **labels: str) -> float | None:
     return registry.get_sample_value(name, labels)
 
 
+def _function() -> FunctionStatistics:
+    duration = Distribution(bounds=(0.5, 10.0), counts=(1, 1, 0), total=2.5)
+    return FunctionStatistics(
+        num_waiting=1, num_running=2, num_ended={"returned": 3}, num_lost=4, num_busy=5, duration=duration
+    )
+
+
 def test_the_metrics_are_the_statistics() -> None:
     dispatcher = DispatcherStatistics(
         num_ready=1,
@@ -94,7 +103,12 @@ def test_the_metrics_are_the_statistics() -> None:
         WorkerStatus(worker="w0", model="m", state="ready", num_slots=8),
         WorkerStatus(worker="w1", model="m", state="loading", num_slots=4),
     )
-    found = CoordinatorStatistics(num_unfinished=9, dispatchers={"m": dispatcher, "idle": dispatcher}, workers=workers)
+    found = CoordinatorStatistics(
+        num_unfinished=9,
+        dispatchers={"m": dispatcher, "idle": dispatcher},
+        workers=workers,
+        functions={"search": _function()},
+    )
     collector = CoordinatorCollector(lambda: found)
     assert _value(collector, "parrot_tasks_unfinished") == 9
     assert _value(collector, "parrot_generations_ready", model="m") == 1
@@ -107,6 +121,14 @@ def test_the_metrics_are_the_statistics() -> None:
     assert _value(collector, "parrot_workers", model="m", state="loading") == 1
     assert _value(collector, "parrot_workers", model="idle", state="ready") == 0
     assert _value(collector, "parrot_slots", model="m") == 8, "only of those that are ready"
+    assert _value(collector, "parrot_calls_waiting", function="search") == 1
+    assert _value(collector, "parrot_calls_running", function="search") == 2
+    assert _value(collector, "parrot_calls_total", function="search", result="returned") == 3
+    assert _value(collector, "parrot_calls_total", function="search", result="not_served") == 0
+    assert _value(collector, "parrot_call_attempts_lost_total", function="search") == 4
+    assert _value(collector, "parrot_calls_refused_total", function="search") == 5
+    assert _value(collector, "parrot_call_duration_seconds_bucket", function="search", le="0.5") == 1
+    assert _value(collector, "parrot_call_duration_seconds_sum", function="search") == 2.5
 
 
 def test_mailboxes_of_one_kind_are_taken_together() -> None:

@@ -12,6 +12,7 @@ from parrot_mq.messages import (
     DeadTask,
     EngineReport,
     ErrorInfo,
+    FunctionStatus,
     Generation,
     GenerationProgress,
     GenerationsReturned,
@@ -405,5 +406,16 @@ MESSAGES: tuple[Message, ...] = (
         demand=[DEMAND],
         at=1_763_800_001.5,
         autoscalers=[AUTOSCALER],
+        functions=[
+            FunctionStatus(
+                function="search",
+                num_waiting=5,
+                num_running=4,
+                num_returned=120,
+                num_failed=1,
+                num_lost=3,
+                mean_s=0.75,
+            )
+        ],
     ),
 )
