@@ -11,7 +11,14 @@ import pytest
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer, set_variable
 from parrot_mq.coordinator.coordinator import SESSION_MAILBOX
 from parrot_mq.errors import EngineFailure
-from parrot_mq.messages import VariableAddress, encode_json, task_subject
+from parrot_mq.messages import (
+    STREAM_VARS,
+    VariableAddress,
+    control_subject,
+    encode_json,
+    task_subject,
+    variable_subject,
+)
 from parrot_mq.types import Sampling, SessionId, TenantId, VariableId
 from tests.coordinator.programs import program, ref, task
 from tests.coordinator.service import eventually, expected, running_service
@@ -227,6 +234,16 @@ async def test_foreign_subjects_do_not_disturb() -> None:
         await run.run("fine{{out}}")
         assert await run.get("out") == expected("fine")
         await eventually(service.is_all_done)
+
+
+async def test_an_answer_goes_to_no_subject_where_only_others_may_write() -> None:
+    """Whoever may ask names where the answer goes; it is the coordinator that publishes it."""
+    async with running_service() as service:
+        for verb in ("open", "explain"):
+            subject = control_subject("default", "s", verb)
+            await service.bus.publish(subject, b"", reply=variable_subject("other", "s", verb))
+            await service.bus.request(subject, b"", timeout_s=5)
+        assert await service.bus.is_empty(STREAM_VARS, "pmq.other.var.>")
 
 
 async def test_sessions_and_tenants_with_equal_names_do_not_mix() -> None:
