@@ -69,7 +69,7 @@ def _split(function: NativeFunction[..., Any], value: object) -> list[tuple[str,
     """For each output its name, its name in an error, and its value."""
     names = list(function.spec.outputs)
     if not function.spec.is_record:
-        return [(names[0], "a value", value)]
+        return [(names[0], "what it returned", value)]
     if isinstance(value, tuple):
         if len(value) != len(names):
             problem = f"it returned {len(value)} values; its outputs are {_names(names)}"
@@ -78,43 +78,42 @@ def _split(function: NativeFunction[..., Any], value: object) -> list[tuple[str,
     elif all(hasattr(value, name) for name in names):
         values = {name: getattr(value, name) for name in names}
     else:
-        problem = f"it returned {_describe(value)}; return the record that it declares, with {_names(names)}"
-        raise FunctionFailed(function=function.name, problem=problem)
-    return [(name, f"`{name}`", values[name]) for name in names]
+        raise _mistake(function, "what it returned", value, f"return the record that it declares: {_names(names)}")
+    return [(name, f"`{name}` of what it returned", values[name]) for name in names]
 
 
 def _write_list(function: NativeFunction[..., Any], value: object) -> str:
     if not isinstance(value, list | tuple):
-        problem = f"it returned {_describe(value)}; it declares a list of texts"
-        raise FunctionFailed(function=function.name, problem=problem)
+        raise _mistake(function, "what it returned", value, "return a list of texts, as it declares")
     if len(value) > MAX_LIST_ITEMS:
         problem = f"it returned {len(value):,} items; a list has at most {MAX_LIST_ITEMS:,}"
         raise FunctionFailed(function=function.name, problem=problem)
-    items = [_check_text(function, f"item [{index}]", item) for index, item in enumerate(value)]
+    items = [_check_text(function, f"item [{index}] of what it returned", item) for index, item in enumerate(value)]
     return json.dumps(items, ensure_ascii=False)
 
 
 def _check_text(function: NativeFunction[..., Any], what: str, value: object) -> str:
     if not isinstance(value, str):
-        raise FunctionFailed(function=function.name, problem=f"{what} that it returned is {_describe(value)}")
+        raise _mistake(function, what, value, "return `str(value)`")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         surrogate = f"the lone surrogate U+{ord(value[error.start]):04X} at character {error.start}"
-        problem = f"{what} that it returned has {surrogate}; decode texts with errors='replace'"
+        problem = f"{what} has {surrogate}; decode texts with errors='replace'"
         raise FunctionFailed(function=function.name, problem=problem) from None
     return str.__str__(value)  # a plain str also of a StrEnum member or another subclass
 
 
-def _describe(value: object) -> str:
-    """The kind of a value, and what to do about it. Never the value: it may be private."""
+def _mistake(function: NativeFunction[..., Any], what: str, value: object, remedy: str) -> FunctionFailed:
+    """An error about the kind of a value. Never the value: it may be private."""
+    kind = f"of type {type(value).__name__}"
     if value is None:
-        return "None (return '' for an empty text)"
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"{type(value).__name__} (decode it: `value.decode()`)"
-    if inspect.isawaitable(value):
-        return f"a {type(value).__name__}, which nobody has awaited (write `async def` and `await` it)"
-    return f"of type {type(value).__name__} (return `str(value)`)"
+        kind, remedy = "None", "return '' for an empty text"
+    elif isinstance(value, bytes | bytearray | memoryview):
+        remedy = "decode it: `value.decode()`"
+    elif inspect.isawaitable(value):
+        remedy = "write `async def`, and `await` it"
+    return FunctionFailed(function=function.name, problem=f"{what} is {kind}; {remedy}")
 
 
 def _names(names: Sequence[str] | Mapping[str, object]) -> str:
