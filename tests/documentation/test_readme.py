@@ -47,24 +47,33 @@ async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
             yield
 
 
-def _python_blocks() -> list[str]:
-    return [str(block) for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
+def _python_block(function: str) -> str:
+    """The program of the README that defines a function."""
+    blocks = (str(block) for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    return next(block for block in blocks if f"def {function}(" in block)
 
 
 async def test_the_program_of_the_readme_runs(
     service: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     program = tmp_path / "program.py"
-    program.write_text(_python_blocks()[0])
+    program.write_text(_python_block("summarise"))
     main = runpy.run_path(str(program))["main"]
     await main(["one passage", "another"])
     expected = "combine the summaries into one paragraph."
     assert capsys.readouterr().out == expected + expected + "\n"
 
 
+async def test_the_map_of_the_readme_runs(service: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(_python_block("extract"))
+    await runpy.run_path(str(program))["main"]("a report")
+    assert capsys.readouterr().out == "sum up the verdicts.\n"
+
+
 def test_the_objectives_of_the_readme_can_be_said(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
-    program.write_text(_python_blocks()[1])
+    program.write_text(_python_block("tag"))
     functions = runpy.run_path(str(program))
     assert functions["tag"].spec.objectives == {"tags": Objective(kind="throughput")}
     assert functions["reply"].spec.objectives == {"answer": Objective(ttft_ms=500, tpot_ms=40)}
@@ -72,7 +81,7 @@ def test_the_objectives_of_the_readme_can_be_said(tmp_path: Path) -> None:
 
 def test_the_pipeline_of_the_readme_can_be_loaded(tmp_path: Path) -> None:
     program = tmp_path / "triage.py"
-    program.write_text(_python_blocks()[2])
+    program.write_text(_python_block("triage"))
     assert load_pipeline(f"{program}:triage").source == Source(stream="TICKETS", id="/id")
 
 
