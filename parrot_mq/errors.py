@@ -26,7 +26,6 @@ same class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 __all__ = [
     "ActorError",
@@ -109,8 +108,8 @@ class ParrotError(Exception):
         facts: What the sentence was made from; each is an attribute too.
     """
 
-    code: ClassVar[str] = "error"
-    retryable: ClassVar[bool] = False
+    code: str = "error"
+    retryable: bool = False
 
     def __init__(self, message: str, **facts: Fact) -> None:
         super().__init__(message)
@@ -125,14 +124,22 @@ class ParrotError(Exception):
             _BY_CODE[cls.code] = cls
 
     def __reduce__(self) -> tuple[object, ...]:
-        return rebuild_error, (self.code, self.message, self.facts)
+        return rebuild_error, (self.code, self.message, self.facts, self.retryable)
 
 
-def rebuild_error(code: str, message: str, facts: dict[str, Fact] | None = None) -> ParrotError:
-    """Give back the error that another process raised; an unknown `code` becomes a plain `ParrotError`."""
+def rebuild_error(
+    code: str, message: str, facts: dict[str, Fact] | None = None, retryable: bool = False
+) -> ParrotError:
+    """Give back the error that another process raised.
+
+    An unknown `code`, such as one that a native function chose, becomes a plain `ParrotError` that keeps it and
+    `retryable`.
+    """
     cls = _BY_CODE.get(code, ParrotError)
     error = cls.__new__(cls)
     ParrotError.__init__(error, message, **(facts or {}))
+    if cls is ParrotError and (code, retryable) != (cls.code, cls.retryable):
+        error.code, error.retryable = code, retryable
     return error
 
 

@@ -139,4 +139,5 @@ def _after(num_attempts: int, error: ParrotError) -> ParrotError:
     """The last error, and how often it was tried."""
     if num_attempts == 1:
         return error
-    return rebuild_error(error.code, f"{error.message}; given up after {num_attempts} attempts", error.facts)
+    message = f"{error.message}; given up after {num_attempts} attempts"
+    return rebuild_error(error.code, message, error.facts, error.retryable)

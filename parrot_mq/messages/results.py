@@ -40,9 +40,11 @@ class ErrorInfo(Message, frozen=True, kw_only=True, omit_defaults=True, tag="err
         return cls(code="internal", message=_fit(f"{type(error).__name__}: {error}"))
 
     def to_error(self) -> ParrotError:
-        """Rebuild the error of the same class; facts that cannot be attributes are left out."""
+        """Rebuild the error of the same class, or a plain one with its code; facts that cannot be attributes are left
+        out.
+        """
         facts = {name: value for name, value in self.facts.items() if name not in _RESERVED}
-        return rebuild_error(self.code, self.message, facts)
+        return rebuild_error(self.code, self.message, facts, self.retryable)
 
 
 _MAX_ERROR_TEXT = 4096
