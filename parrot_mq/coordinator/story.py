@@ -220,7 +220,7 @@ class OutputRecord:
         before = max(submitted, ready, assigned)
         ended = self.stored_at or self._at("finished") or self._at("failed") or self._at("rejected")
         finished = max(before, ended) if ended else 0.0
-        started = usage.started_at if usage is not None else 0.0
+        started = usage.started_at if usage is not None else self._at("started")
         if started:
             started = max(before, started)
             started = min(started, finished) if finished else started
@@ -236,8 +236,8 @@ class OutputRecord:
             return self._stored.usage
         started, finished = self._events.get("started"), self._events.get("finished")
         latest = finished or started
-        if latest is None:
-            return None
+        if latest is None or not (latest.num_prompt_tokens or latest.num_output_tokens):
+            return None  # a call costs no tokens
         return Usage(
             num_prompt_tokens=latest.num_prompt_tokens,
             num_shared_tokens=latest.num_shared_tokens,

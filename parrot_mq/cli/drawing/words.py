@@ -137,10 +137,11 @@ def _tell_lost(attempt: LostAttempt) -> str:
     stay = ""
     if attempt.assigned_at and attempt.returned_at:
         stay = f" after {show_seconds(max(attempt.returned_at - attempt.assigned_at, 0.0))}"
+    where = f" on {attempt.worker}" if attempt.worker else ""
     if not attempt.returned_at:
-        return f"An attempt on {attempt.worker} led to nothing."
+        return f"An attempt{where} led to nothing."
     reason = f": {attempt.reason.rstrip('.')}" if attempt.reason else ""
-    return f"It was on {attempt.worker or 'a worker'} and came back{stay}{reason}."
+    return f"It was{where} and came back{stay}{reason}." if where else f"An attempt came back{stay}{reason}."
 
 
 def _tell_queue(story: TaskStory, phases: Phases) -> str:
@@ -177,7 +178,7 @@ def _tell_run(story: TaskStory, phases: Phases) -> str:
         return f"It has been there for {show_seconds(_run_s(phases))}."
     if not story.worker or story.state != "finished":
         return ""
-    if phases.output is None or phases.prompt is None:
+    if phases.output is None or phases.prompt is None or story.usage is None:
         return f"It took {show_seconds(_run_s(phases))} there."
     first, rest = show_seconds(phases.prompt.duration_s), show_seconds(phases.output.duration_s)
     return f"It took {first} there until its prompt was read, and {rest} from then on."
@@ -199,7 +200,7 @@ def _tell_end(story: TaskStory) -> str:
     if story.state == "failed":
         return "It failed."
     if story.state == "finished" and not story.worker:
-        return "Somebody else than a worker set it."
+        return "Who ran it did not say so." if story.assigned_at else "Somebody else than a worker set it."
     if story.attempts > 1 and story.state == "finished":
         return f"It took {story.attempts} attempts."
     return ""
