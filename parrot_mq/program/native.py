@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.program.base import NO_NAMES, ProgramFunction, check_timeout
@@ -131,6 +131,18 @@ class NativeFunction(NativeCallable, Generic[P, R]):
         self.max_attempts = _check_attempts(max_attempts)
         self.retry_on = _check_exceptions(retry_on)
         super().__init__(name=name, timeout_s=timeout_s, names=names, session=session)
+
+    if TYPE_CHECKING:  # the variable of a list can be awaited as a list
+
+        @overload
+        def __call__(self: NativeFunction[P, list[str]], *args: Input, **kwargs: Input) -> ListVariable: ...
+        @overload
+        def __call__(
+            self: NativeFunction[P, Coroutine[Any, Any, list[str]]], *args: Input, **kwargs: Input
+        ) -> ListVariable: ...
+        @overload
+        def __call__(self, *args: Input, **kwargs: Input) -> SemanticVariable: ...
+        def __call__(self, *args: Input, **kwargs: Input) -> SemanticVariable: ...
 
     def using(
         self,

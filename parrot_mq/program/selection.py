@@ -11,7 +11,7 @@ from parrot_mq.program.base import NO_NAMES
 from parrot_mq.program.native import NativeCallable, NativeFunction
 from parrot_mq.program.native_signature import NativeSpec
 from parrot_mq.program.session_context import Caller
-from parrot_mq.program.variable import SemanticVariable
+from parrot_mq.program.variable import ListVariable, SemanticVariable
 
 __all__ = ["Selection", "select"]
 
@@ -78,11 +78,11 @@ def select(variable: SemanticVariable, among: Sequence[NativeFunction[..., Any]]
 
 
 def _check_variable(variable: object) -> SemanticVariable:
+    if isinstance(variable, ListVariable):
+        raise CallError(f"`select` takes a variable with one text; {variable!r} is a list")
     if not isinstance(variable, SemanticVariable):
         remedy = "call the function itself, or pass the variable whose text will be its name"
-        raise CallError(
-            f"`select` got {type(variable).__name__} where a variable says which function is called; {remedy}"
-        )
+        raise CallError(f"`select` takes a variable, not {type(variable).__name__}; {remedy}")
     return variable
 
 
@@ -106,6 +106,9 @@ def _common_spec(among: Sequence[NativeFunction[..., Any]]) -> NativeSpec:
     for other in (each.spec for each in among[1:]):
         if other.separators != first.separators:
             raise CallError(f"`select`: `{first}` and `{other}` do not take the same arguments; name them alike")
+        if list(other.outputs) == list(first.outputs) and other.outputs != first.outputs:
+            alike = f"`{first.name}` and `{other.name}` return the same names, but not the same kinds"
+            raise CallError(f"`select`: {alike}; let all return `str`, or all `list[str]`")
         if other.outputs != first.outputs:
             gives = f"`{first.name}` gives {', '.join(first.outputs)}, `{other.name}` {', '.join(other.outputs)}"
             raise CallError(f"`select`: {gives}; they have to return the same")
