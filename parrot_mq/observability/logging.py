@@ -9,7 +9,7 @@ import io
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Literal, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
@@ -75,9 +75,11 @@ def _write_to_journal(journal: Journal, threshold: int) -> None:
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger whose events carry the field `source`; may be called at import, before `configure_logging`."""
-    logger: FilteringBoundLogger = structlog.get_logger(source=name)
-    return logger
+    """A logger whose events carry the field `source`; may be called at import, before `configure_logging`.
+
+    Where nobody configures anything, as in a program of somebody's own, warnings and errors go to stderr.
+    """
+    return cast(FilteringBoundLogger, _Logger(name))
 
 
 def is_debug() -> bool:
@@ -86,6 +88,22 @@ def is_debug() -> bool:
         return False
     logger: FilteringBoundLogger = structlog.get_logger()
     return bool(logger.is_enabled_for(logging.DEBUG))
+
+
+class _Logger:
+    """What structlog is configured to; until it is, what `logging` does: warnings go to stderr, and nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self._configured = structlog.get_logger(source=name)
+        self._unconfigured = structlog.wrap_logger(
+            structlog.WriteLogger(cast(TextIO, _Stderr())),
+            processors=[*_SHARED, *_renderers(is_pretty=True, has_colors=False)],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            source=name,
+        )
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._configured if structlog.is_configured() else self._unconfigured, method)
 
 
 class _Stderr(io.TextIOBase):

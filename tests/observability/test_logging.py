@@ -71,6 +71,18 @@ def test_whoever_takes_stderr_over_gets_the_lines(monkeypatch: pytest.MonkeyPatc
     assert events == ["thing_happened", "lost connection"]
 
 
+def test_where_nobody_configures_anything_warnings_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    structlog.reset_defaults()
+    log = get_logger("test")
+    log.info("thing_happened")
+    log.warning("trouble_came", size_bytes=3)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "thing_happened" not in captured.err
+    assert "trouble_came" in captured.err
+    assert "size_bytes=3" in captured.err
+
+
 def test_events_below_the_level_are_left_out() -> None:
     stream = io.StringIO()
     configure_logging("warning", "json", stream=stream)
