@@ -126,7 +126,7 @@ def test_arguments_that_do_not_fit_are_told_with_the_remedy(session: RecordingSe
 def test_a_type_checker_sees_the_same(session: RecordingSession) -> None:
     with session.open():
         use(SemanticVariable(session, "v"))
-    assert len(session.calls) == 9
+    assert len(session.calls) == 8
 
 
 # -- one of several --------------------------------------------------------------------------------------------------
