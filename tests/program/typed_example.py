@@ -61,5 +61,6 @@ def misuse(variable: SemanticVariable) -> None:
     summarise(passage=[3])  # type: ignore[list-item]
     summarise(passage="a text", summary="mine")  # type: ignore[arg-type]
     summarise.using(model="other")(pasage="a text")  # type: ignore[call-arg]
+    summarise.map(pasage=variable)  # type: ignore[call-arg]
     tell.outputs(topics="parrots")  # type: ignore[call-arg]
     "Summary: " + variable  # type: ignore[operator]
