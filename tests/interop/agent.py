@@ -27,6 +27,7 @@ class Heard(NamedTuple):
 
     Attributes:
         subject: Where it came.
+        reply: Where an answer goes; empty if none is wanted.
         headers: Its headers, and as `status` that of the server.
         payload: Its bytes.
         json: The document in it, if it is one in JSON.
@@ -34,6 +35,7 @@ class Heard(NamedTuple):
     """
 
     subject: str
+    reply: str
     headers: Mapping[str, str]
     payload: bytes
     json: Any
@@ -56,7 +58,9 @@ class Agent:
         self._last_id = 0
 
     async def publish(self, subject: str, headers: Mapping[str, str] | None = None, **payload: Any) -> None:
-        """Publish `text=`, `json=`, `msgpack=` or `base64=`; returns when the server has it."""
+        """Publish `text=`, `json=`, `msgpack=` or `base64=`, with `reply=` if it can be answered; returns when the
+        server has it.
+        """
         await self._order("publish", subject, headers, payload)
 
     async def request(self, subject: str, headers: Mapping[str, str] | None = None, **payload: Any) -> Heard:
@@ -68,9 +72,9 @@ class Agent:
         answer = await self._order("request", subject, headers, payload)
         return _heard(answer)
 
-    async def subscribe(self, subject: str) -> None:
-        """Listen; returns when the server knows."""
-        await self._order("subscribe", subject, None, {})
+    async def subscribe(self, subject: str, *, queue: str = "") -> None:
+        """Listen, perhaps in a queue group; returns when the server knows."""
+        await self._order("subscribe", subject, None, {"queue": queue} if queue else {})
 
     async def hear(self) -> Heard:
         """The next message of the subscriptions."""
@@ -120,4 +124,4 @@ async def open_agent(
 
 def _heard(line: Line) -> Heard:
     payload = base64.b64decode(line["base64"])
-    return Heard(line["subject"], line["headers"], payload, line.get("json"), line.get("msgpack"))
+    return Heard(line["subject"], line["reply"], line["headers"], payload, line.get("json"), line.get("msgpack"))

@@ -12,7 +12,8 @@ from parrot_workers.testing import scripted_worker
 from parrot_mq.bus import BusConfig, open_bus
 from parrot_mq.client import Client
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
-from tests.interop.agent import SCRIPTS, ClientKind
+from parrot_mq.types import fresh_id
+from tests.interop.agent import SCRIPTS, Agent, ClientKind, open_agent
 from tests.interop.gateways import running_gateways
 from tests.interop.node import EXAMPLES, Node, script_folder
 
@@ -70,10 +71,23 @@ async def client(own_nats_url: str) -> AsyncIterator[Client]:
         open_bus(config) as coordinator_bus,
         open_bus(config) as worker_bus,
         open_bus(config) as client_bus,
-        open_coordinator(coordinator_bus, CoordinatorConfig(settle_s=0, model_grace_s=0.1)),
+        open_coordinator(coordinator_bus, CoordinatorConfig(settle_s=0, model_grace_s=0.1, function_grace_s=0.5)),
         scripted_worker(worker_bus, answer, tokens_per_step=8),
     ):
         yield Client(client_bus)
+
+
+@pytest.fixture
+async def agent(scripts: Path, kind: ClientKind, urls: dict[ClientKind, str]) -> AsyncIterator[Agent]:
+    """A client of the kind that the test is about."""
+    async with open_agent(scripts, kind, urls[kind]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session() -> str:
+    """A session that only this test uses."""
+    return fresh_id("session")
 
 
 @pytest.fixture

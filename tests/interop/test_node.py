@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from parrot_mq.bus import BusConfig, Delivery, NatsServer, fetch_text, get_values, open_bus, set_variable
+from parrot_mq.bus import BusConfig, Delivery, NatsServer, get_values, open_bus, set_variable
 from parrot_mq.client import Client
 from parrot_mq.errors import FunctionFailed, TaskCancelled, TemplateError
 from parrot_mq.messages import (
@@ -20,36 +20,18 @@ from parrot_mq.messages import (
     OutputSpec,
     PromptTask,
     ResultSpec,
-    VariableAddress,
     control_subject,
     encode,
     event_subject,
     task_subject,
     variable_subject,
 )
-from parrot_mq.types import SessionId, TenantId, VariableId, fresh_id
+from parrot_mq.types import fresh_id
 from tests.interop.conftest import STORY
 from tests.interop.node import EXAMPLES, Node, Script
+from tests.interop.rows import TENANT, address_of, read_text
 
 pytestmark = pytest.mark.node
-
-TENANT = "default"
-
-
-@pytest.fixture
-def session() -> str:
-    """A session that only this test uses."""
-    return fresh_id("session")
-
-
-def _address(session: str, variable: str) -> VariableAddress:
-    return VariableAddress(TenantId(TENANT), SessionId(session), VariableId(variable))
-
-
-async def _read(client: Client, session: str, variable: str) -> str:
-    address = _address(session, variable)
-    return await fetch_text(client.bus, TENANT, (await get_values(client.bus, [address]))[address])
-
 
 # -- variables -------------------------------------------------------------------------------------------------------
 
@@ -64,18 +46,18 @@ async def test_a_bare_publish_sets_a_variable(node: Node, client: Client, sessio
 
 async def test_a_second_value_is_refused(node: Node, client: Client, session: str) -> None:
     assert await node.run("once.mjs", session) == [{"stored": "green"}, {"refused": "red", "err_code": 10077}]
-    assert await _read(client, session, "colour") == "green"
+    assert await read_text(client, session, "colour") == "green"
 
 
 async def test_a_variable_can_be_awaited(node: Node, client: Client, session: str) -> None:
     async with node.start("wait.mjs", session) as script:
         assert await script.next_line() == {"waiting": "answer"}
-        await set_variable(client.bus, _address(session, "answer"), "forty-two")
+        await set_variable(client.bus, address_of(session, "answer"), "forty-two")
         assert await script.rest() == [{"answer": "forty-two"}]
 
 
 async def test_a_variable_that_is_set_already_is_found(node: Node, client: Client, session: str) -> None:
-    await set_variable(client.bus, _address(session, "answer"), "🦜")
+    await set_variable(client.bus, address_of(session, "answer"), "🦜")
     assert await node.run("wait.mjs", session) == [{"waiting": "answer"}, {"answer": "🦜"}]
 
 
@@ -95,7 +77,7 @@ async def test_what_is_missed_while_disconnected_is_read_after_the_reconnect(
                 NatsServer(store_dir=tmp_path) as elsewhere,
                 open_bus(BusConfig(servers=(elsewhere.url,))) as bus,
             ):
-                await set_variable(bus, _address(session, "answer"), "set meanwhile")
+                await set_variable(bus, address_of(session, "answer"), "set meanwhile")
             await server.start()
             assert await script.rest() == [{"answer": "set meanwhile"}]
     finally:
@@ -108,7 +90,7 @@ async def test_what_is_missed_while_disconnected_is_read_after_the_reconnect(
 async def test_a_task_in_json_is_run(node: Node, client: Client, session: str) -> None:
     haiku = "<Write a haiku about parrots:>"
     assert await node.run("task.mjs", session) == [{"stored": "PMQ_TASKS"}, {"haiku": haiku}]
-    assert await _read(client, session, "haiku") == haiku
+    assert await read_text(client, session, "haiku") == haiku
 
 
 async def test_an_error_is_a_value(node: Node, client: Client, session: str) -> None:
@@ -117,7 +99,7 @@ async def test_an_error_is_a_value(node: Node, client: Client, session: str) -> 
     assert line["error"]["code"] == "template"
     assert "`{{text}}` is neither an input nor an output" in line["error"]["message"]
     with pytest.raises(TemplateError, match="declare it"):
-        await _read(client, session, "summary")
+        await read_text(client, session, "summary")
 
 
 async def test_tokens_arrive_before_the_value(node: Node, client: Client, session: str) -> None:
@@ -143,7 +125,7 @@ async def test_a_function_of_another_program_is_called(
     node: Node, client: Client, capitals: Script, session: str
 ) -> None:
     assert await node.run("call.mjs", session) == [{"capital": "Paris"}]
-    assert await _read(client, session, "capital") == "Paris"
+    assert await read_text(client, session, "capital") == "Paris"
 
 
 async def test_a_function_that_fails_is_an_error(node: Node, client: Client, capitals: Script, session: str) -> None:
@@ -151,7 +133,7 @@ async def test_a_function_that_fails_is_an_error(node: Node, client: Client, cap
     assert line["error"]["code"] == "function_failed"
     assert line["error"]["message"] == "no capital of Atlantis is known"
     with pytest.raises(FunctionFailed, match="Atlantis"):
-        await _read(client, session, "capital")
+        await read_text(client, session, "capital")
 
 
 async def test_a_model_chooses_the_function(node: Node, client: Client, capitals: Script, session: str) -> None:
@@ -222,9 +204,9 @@ async def test_a_large_value_from_node_is_read_here_and_by_a_task(node: Node, cl
     (line,) = await node.run("large-set.mjs", session)
     text = f"All about parrots 🦜, told in session {session}. " * 10_000
     assert (line["size_bytes"], line["chunks"]) == (len(text.encode()), -(-len(text.encode()) // (128 * 1024)))
-    value = (await get_values(client.bus, [_address(session, "book")]))[_address(session, "book")]
+    value = (await get_values(client.bus, [address_of(session, "book")]))[address_of(session, "book")]
     assert value == BlobRef(digest=line["digest"], size_bytes=line["size_bytes"])
-    assert await _read(client, session, "book") == text
+    assert await read_text(client, session, "book") == text
 
     count = await _submit(client, session, template="{{book}}{{count}}", output="count")
     assert count == f"{len(text)} characters"
@@ -232,7 +214,7 @@ async def test_a_large_value_from_node_is_read_here_and_by_a_task(node: Node, cl
 
 async def test_a_large_value_from_here_is_read_by_node(node: Node, client: Client, session: str) -> None:
     text = "All about parrots 🦜 " * 30_000
-    await set_variable(client.bus, _address(session, "book"), text)
+    await set_variable(client.bus, address_of(session, "book"), text)
     assert await node.run("large-get.mjs", session) == [{"length": len(text), "begins": text[:17]}]
 
 
@@ -269,7 +251,7 @@ async def test_a_session_is_opened_cancelled_and_closed(node: Node, client: Clie
     ]
     # 1 if the coordinator has not yet heard from the stream that the task has ended
     assert last["closed"]["num_cancelled"] in (0, 1)
-    assert await get_values(client.bus, [_address(session, "reply")]) == {}
+    assert await get_values(client.bus, [address_of(session, "reply")]) == {}
 
 
 async def test_events_tell_the_life_of_a_task(node: Node, client: Client, session: str) -> None:
@@ -302,7 +284,7 @@ async def test_a_session_is_explained(node: Node, client: Client, session: str) 
 
 async def test_a_browser_sets_a_variable(node: Node, client: Client, session: str) -> None:
     assert await node.run("websocket.mjs", session) == [{"stored": STREAM_VARS}, {"topic": "parrots"}]
-    assert await _read(client, session, "topic") == "parrots"
+    assert await read_text(client, session, "topic") == "parrots"
 
 
 async def test_a_device_has_a_text_made(node: Node, client: Client, session: str) -> None:

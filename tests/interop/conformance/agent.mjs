@@ -1,7 +1,8 @@
 // Does what it is told, one JSON object on each line, with a client that is not ours: node agent.mjs tcp|websocket|mqtt
 //
 // {"id": 1, "do": "publish" | "request" | "subscribe", "subject": …, "headers": …, "text" | "json" | "msgpack" | "base64": …}
-// is answered with {"id": 1, …}; what a subscription hears is a line {"heard": …}.
+// is answered with {"id": 1, …}; what a subscription hears is a line {"heard": …}. Where the client can do it "publish"
+// names where an answer goes ("reply"), and "subscribe" a group that shares what comes ("queue").
 import { createInterface } from "node:readline";
 import { decode as unpack, encode as pack } from "@msgpack/msgpack";
 
@@ -16,9 +17,9 @@ function payloadOf(order) {
   return new TextEncoder().encode(order.text ?? "");
 }
 
-function heard(subject, data, headers = {}) {
+function heard(subject, data, headers = {}, reply = "") {
   const bytes = Buffer.from(data);
-  const line = { subject, headers, base64: bytes.toString("base64"), text: bytes.toString("utf8") };
+  const line = { subject, headers, reply, base64: bytes.toString("base64"), text: bytes.toString("utf8") };
   try {
     line.json = JSON.parse(line.text);
   } catch {
@@ -41,12 +42,12 @@ async function overNats(connect, headersOf, options) {
   const read = (message) => {
     const fields = Object.fromEntries((message.headers?.keys() ?? []).map((name) => [name, message.headers.get(name)]));
     if (message.headers?.code) fields.status = String(message.headers.code);
-    return heard(message.subject, message.data, fields);
+    return heard(message.subject, message.data, fields, message.reply);
   };
   const write = (order) => {
     const head = headersOf();
     for (const [name, value] of Object.entries(order.headers ?? {})) head.set(name, value);
-    return order.headers ? { headers: head } : {};
+    return { ...(order.headers ? { headers: head } : {}), ...(order.reply ? { reply: order.reply } : {}) };
   };
   return {
     async publish(order) {
@@ -57,7 +58,8 @@ async function overNats(connect, headersOf, options) {
       return read(await nc.request(order.subject, payloadOf(order), { timeout: order.timeout_ms ?? 10_000, ...write(order) }));
     },
     async subscribe(order) {
-      nc.subscribe(order.subject, { callback: (error, message) => error ?? print({ heard: read(message) }) });
+      const callback = (error, message) => error ?? print({ heard: read(message) });
+      nc.subscribe(order.subject, { callback, queue: order.queue });
       await nc.flush();
     },
   };
