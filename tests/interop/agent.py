@@ -83,9 +83,10 @@ class Agent:
         return self._heard.popleft()
 
     async def wait_status(self, status: str) -> None:
-        """Wait until the client says this of its connection."""
+        """Wait until the client says this of its connection, once more than it was waited for."""
         while status not in self._statuses:
             self._sort(await self._script.next_line())
+        self._statuses.remove(status)
 
     async def _order(self, do: str, subject: str, headers: Mapping[str, str] | None, payload: Line) -> Line:
         self._last_id += 1

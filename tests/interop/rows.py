@@ -65,13 +65,13 @@ def stored_at(stream: str, subject: str) -> str:
     return f"$JS.API.DIRECT.GET.{stream}.{subject}"
 
 
-async def store_large(agent: Agent, text: str) -> dict[str, Any]:
+async def store_large(agent: Agent, text: str, *, tenant: str = TENANT) -> dict[str, Any]:
     """Let a client store a large text in chunks; gives the claim check."""
     whole = text.encode()
     digest = hashlib.sha256(whole).hexdigest()
     chunks = [whole[begin : begin + CHUNK_BYTES] for begin in range(0, len(whole), CHUNK_BYTES)]
     for index, chunk in reversed(list(enumerate(chunks))):
-        subject, headers = blob_subject(TENANT, digest, index), {"Pmq-Chunks": str(len(chunks))}
+        subject, headers = blob_subject(tenant, digest, index), {"Pmq-Chunks": str(len(chunks))}
         stored = await agent.request(subject, headers, base64=base64.b64encode(chunk).decode())
         assert "error" not in stored.json
     return {"type": "blob", "digest": digest, "size_bytes": len(whole)}

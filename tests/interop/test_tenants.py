@@ -14,6 +14,7 @@ from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.messages import (
     STREAM_VARS,
     VariableAddress,
+    call_subject,
     control_subject,
     dead_subject,
     event_subject,
@@ -28,14 +29,17 @@ from parrot_mq.types import SessionId, TenantId, VariableId
 from tests.interop.agent import Agent, AgentRefused, ClientKind, open_agent
 from tests.interop.conftest import answer
 from tests.interop.gateways import Gateways, shown_config
+from tests.interop.rows import all_clients, nats_clients, store_large
 
 pytestmark = pytest.mark.node
 
 SHOP = {"CLIENT_USER": "shop", "CLIENT_PASSWORD": "of-the-shop", "INBOX_PREFIX": "_INBOX_shop"}
+FUNCTIONS = {
+    "CLIENT_USER": "shop-functions",
+    "CLIENT_PASSWORD": "of-the-functions",
+    "INBOX_PREFIX": "_INBOX_shop-functions",
+}
 SESSION = "orders"
-
-nats_clients = pytest.mark.parametrize("kind", ["tcp", "websocket"])
-all_clients = pytest.mark.parametrize("kind", ["tcp", "websocket", "mqtt"])
 
 
 def _config(url: str) -> BusConfig:
@@ -150,3 +154,47 @@ async def test_a_tenant_cannot_read_what_is_anothers(shop: Agent, bus: Bus) -> N
     read = f"$JS.API.DIRECT.GET.{STREAM_VARS}.{variable_subject(*address)}"
     with pytest.raises(AgentRefused, match="Permissions Violation"):
         await shop.request(read, timeout_ms=200)
+
+
+# -- native functions ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def functions(scripts: Path, kind: ClientKind, service: NatsServer, gateways: Gateways) -> AsyncIterator[Agent]:
+    """A program that serves native functions of the tenant `shop`."""
+    urls: dict[ClientKind, str] = {"tcp": service.url, **gateways.urls}
+    async with open_agent(scripts, kind, urls[kind], FUNCTIONS) as agent:
+        yield agent
+
+
+@nats_clients
+async def test_a_tenant_serves_its_functions(shop: Agent, functions: Agent) -> None:
+    """With beats, claim checks, and an inbox on which it hears that nobody wants the answer."""
+    await shop.subscribe(set_subject("shop", SESSION, "reply"))
+    await functions.subscribe(call_subject("shop", "*", "search"), queue="native")
+    inbox = f"{FUNCTIONS['INBOX_PREFIX']}.beats"
+    await functions.subscribe(inbox)
+    task = {"type": "task.native", "function": "search", "outputs": {"reply": {"variable": "reply"}}}
+    await shop.publish(task_subject("shop", SESSION, "task-1"), json=task)
+    call = await functions.hear()
+    for _ in range(3):
+        await functions.publish(call.reply, {"Pmq-Status": "running"}, json={"host": "shop", "beat_s": 60}, reply=inbox)
+    claim = await store_large(functions, "All about parrots. " * 20_000, tenant="shop")
+    await functions.publish(call.reply, {"Pmq-Blob": claim["digest"]}, json=claim)
+    assert (await shop.hear()).json == claim
+    await shop.publish(task_subject("shop", SESSION, "task-2"), json={**task, "outputs": {"reply": {"variable": "x"}}})
+    call = await functions.hear()
+    await functions.publish(call.reply, {"Pmq-Status": "running"}, json={"host": "shop", "beat_s": 60}, reply=inbox)
+    await shop.request(control_subject("shop", SESSION, "cancel"), json={})
+    assert ((heard := await functions.hear()).subject, heard.payload) == (inbox, b"")
+
+
+@nats_clients
+async def test_who_serves_functions_can_do_nothing_else(functions: Agent, bus: Bus) -> None:
+    with pytest.raises(AgentRefused):
+        await functions.request(variable_subject("shop", SESSION, "topic"), text="nonsense", timeout_ms=200)
+    await functions.publish("_INBOX.somebody", text="an answer that nobody asked for")
+    await functions.wait_status("error")
+    for subject in (call_subject("default", "*", "search"), set_subject("shop", SESSION, "topic")):
+        await functions.subscribe(subject)
+        await functions.wait_status("error")
