@@ -40,7 +40,7 @@ def set_(
     servers: Servers = "",
     tenant: Tenant = "default",
 ) -> None:
-    """Set a variable, once. Any NATS client can do the same with a plain publish.
+    """Set a variable, once. Any NATS client can do the same with a plain publish. A list is a JSON array of texts.
 
     Example: `parrot-mq set demo topic "parrots"`
     """
@@ -67,7 +67,7 @@ def get(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the value; 0 looks once.")] = 60.0,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text while it is generated.")] = False,
 ) -> None:
-    """Print the value of a variable; waits until it is set.
+    """Print the value of a variable; waits until it is set. A list is a JSON array of texts.
 
     Example: `parrot-mq get demo summary --stream`
     """

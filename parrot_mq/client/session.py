@@ -214,7 +214,8 @@ class Session:
     def _limit(self, variable_id: str, timeout_s: float | None) -> float:
         if timeout_s is not None:
             return timeout_s
-        expected = self._expected.get(variable_id)
+        whole, _, _ = variable_id.rpartition("-")  # of an item of a list, and of a text before it is transformed
+        expected = self._expected.get(variable_id) or self._expected.get(whole)
         return expected.timeout_s if expected is not None else self._timeout_s + GRACE_S
 
     # -- control -----------------------------------------------------------------------------------------------------

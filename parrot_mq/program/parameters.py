@@ -17,7 +17,8 @@ from parrot_mq.types import Objective, Sampling
 __all__ = ["DEFAULT_SEPARATOR", "Input", "Output", "Separator"]
 
 Input: TypeAlias = str | SemanticVariable | Sequence[str | SemanticVariable]
-"""A parameter that is read: a text, a variable, or a list of both, whose texts are joined."""
+"""A parameter that is read: a text, a variable, or a list of both, whose texts are joined. Of a list variable the items
+are joined."""
 
 DEFAULT_SEPARATOR: Final = "\n"
 

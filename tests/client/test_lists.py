@@ -11,6 +11,7 @@ import pytest
 from parrot_workers.engine import GenerationRequest
 
 from parrot_mq.client import Client, Session
+from parrot_mq.client import session as session_module
 from parrot_mq.errors import (
     CallError,
     EngineFailure,
@@ -209,6 +210,18 @@ async def test_items_are_known_before_the_list_is_complete() -> None:
             assert service.num_stored[f"{session.name}.{verdicts.id}"] == 0
             gate.open()
             assert await verdicts == [reviewed("a"), reviewed("HOLD")]
+
+
+async def test_an_item_is_waited_for_as_long_as_its_list_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "GRACE_S", 0.0)
+    async with running_service(workers=()) as service, service.client().session(timeout_s=1e-6) as session:
+        await session.set("xs", ["a"])
+        verdicts = review.using(timeout_s=60).map(part=session.list_variable("xs"))
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(verdicts.item(0).get())
+            await eventually(lambda: bool(service.kinds(verdicts.item(0).id)))
+            await service.add_worker()
+        assert waiting.result() == reviewed("a")
 
 
 async def test_maps_of_lists_that_maps_made() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parrot_mq.errors import ConfigurationError, TransformError
@@ -100,6 +100,7 @@ def test_a_list_comes_back_from_its_text(items: list[str]) -> None:
     assert _text(Join("|"), of=text) == "|".join(items)
 
 
+@settings(deadline=None)
 @given(st.lists(TEXT, max_size=5), TRANSFORMS.filter(lambda each: not isinstance(each, Join)))
 def test_what_takes_a_text_is_used_on_each_item_of_a_list(items: list[str], transform: Transform) -> None:
     separately: list[str] = []
@@ -115,6 +116,7 @@ def test_what_takes_a_text_is_used_on_each_item_of_a_list(items: list[str], tran
         assert _list(JsonPointer(items=True), transform, of=encode_list(items)) == separately
 
 
+@settings(deadline=None)
 @given(st.lists(TRANSFORMS, max_size=5), TEXT | st.lists(TEXT, max_size=4).map(encode_list))
 def test_whether_a_list_is_made_is_known_before_the_text(transforms: list[Transform], text: str) -> None:
     try:
@@ -300,7 +302,14 @@ def test_what_is_no_list_is_told_with_its_variable(text: str, problem: str) -> N
 # -- bounds ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", ["(a|aa)+$", "(?:(?:a+)+)+c", "(?:a|b|ab)*c|(?:a?){40}a{40}b"])
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(x+x+)+y", "(a*)*b"])
+def test_patterns_known_to_be_slow_elsewhere_find_nothing_in_time(pattern: str) -> None:
+    begin = time.monotonic()
+    _refused(Regex(pattern), of="a" * 5000 + "!")
+    assert time.monotonic() - begin < 20 * REGEX_TIMEOUT_S
+
+
+@pytest.mark.parametrize("pattern", ["(a|aa)+$", "(?:(?:a+)+)+c"])
 def test_a_search_ends_in_time(pattern: str) -> None:
     begin = time.monotonic()
     message = _refused(Regex(pattern), of="a" * 5000 + "!")
@@ -389,6 +398,7 @@ def test_what_is_decoded_is_checked_with_its_place(wire: str, problem: str) -> N
     assert problem in str(raised.value)
 
 
+@settings(deadline=None)
 @given(st.text("ab()[]{}?*+|\\.,:<=!P>R1x29&~^$-# ", max_size=12) | st.text(max_size=8))
 def test_any_pattern_is_taken_or_refused_in_our_own_words(pattern: str) -> None:
     with suppress(ConfigurationError, TransformError):
