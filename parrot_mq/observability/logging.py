@@ -16,6 +16,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.observability.journal import Journal, JournalHandler, is_journal
+from parrot_mq.observability.tracing import current_trace
 
 __all__ = ["LogFormat", "configure_logging", "get_logger", "is_debug"]
 
@@ -119,8 +120,16 @@ class _Stderr(io.TextIOBase):
         return sys.stderr.isatty()
 
 
+def _add_trace(logger: object, method: str, event: EventDict) -> EventDict:
+    """Which trace a line belongs to, unless it says so itself."""
+    if "trace_id" not in event and (trace := current_trace()) is not None:
+        event["trace_id"] = trace.trace_id
+    return event
+
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
+    _add_trace,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),

@@ -7,7 +7,6 @@ from parrot_mq.pipelines.file import load_pipeline
 from parrot_mq.pipelines.mapping import Field
 from parrot_mq.pipelines.pipeline import Limits, Pipeline, Result, Source, pipeline
 from parrot_mq.pipelines.runner import PipelineRunner, PipelineStatistics
-from parrot_mq.pipelines.trace import TraceContext, read_trace
 
 __all__ = [
     "DeadEvent",
@@ -20,11 +19,9 @@ __all__ = [
     "PipelineStatistics",
     "Result",
     "Source",
-    "TraceContext",
     "dead_events",
     "encode_event",
     "load_pipeline",
     "pipeline",
     "read_event",
-    "read_trace",
 ]

@@ -17,7 +17,7 @@ import msgspec
 from parrot_mq.bus import Delivery
 from parrot_mq.errors import EventMismatch
 from parrot_mq.messages import CONTENT_JSON, HEADER_CONTENT_TYPE
-from parrot_mq.pipelines.trace import TraceContext, read_trace
+from parrot_mq.observability import TraceContext, read_trace, trace_headers
 
 __all__ = ["CLOUDEVENTS_JSON", "Event", "EventFormat", "encode_event", "read_event"]
 
@@ -140,7 +140,7 @@ def _read_text(payload: bytes) -> str:
 
 def encode_event(event: Event, event_format: EventFormat) -> tuple[bytes, dict[str, str]]:
     """Payload and headers of an event; the keys of objects are sorted, so that the same event has the same bytes."""
-    trace = event.trace.headers() if event.trace is not None else {}
+    trace = trace_headers(event.trace)
     attributes = {name: value for name, value in {**event.attributes, **trace}.items() if _NAME.fullmatch(name)}
     if event_format == "cloudevents-structured":
         document = {**attributes, "datacontenttype": CONTENT_JSON, "data": event.data}

@@ -13,6 +13,7 @@ from parrot_mq.bus import Delivery, DurableConsumer, Settlement, get_values, set
 from parrot_mq.client import Client, Session
 from parrot_mq.errors import EventMismatch, NoResponders, ParrotError, TransportError
 from parrot_mq.messages import DeadEvent, ErrorInfo, VariableAddress
+from parrot_mq.observability import use_trace
 from parrot_mq.pipelines.dead import bury_event, dead_events, delivery_of, forget_event
 from parrot_mq.pipelines.events import SPEC_VERSION, Event, encode_event, read_event
 from parrot_mq.pipelines.mapping import map_fields, point, text_of
@@ -171,10 +172,10 @@ class PipelineRunner:
         if is_replay:
             await self._forget_values(name)
         limits = self._pipeline.limits
-        trace_id = event.trace.trace_id if event.trace is not None else ""
-        _log.debug("event_received", pipeline=self._pipeline.name, session=name, trace_id=trace_id)
-        async with self._client.session(name, model=self._pipeline.model, timeout_s=limits.timeout_s) as session:
-            data = await self._run_program(session, inputs)
+        with use_trace(event.trace):  # what the program calls belongs to the trace of the event
+            _log.debug("event_received", pipeline=self._pipeline.name, session=name)
+            async with self._client.session(name, model=self._pipeline.model, timeout_s=limits.timeout_s) as session:
+                data = await self._run_program(session, inputs)
         await self._publish(event, event_id, data)
         await set_variable(self._bus, mark, "yes")
         self._statistics.num_published += 1

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from parrot_mq.errors import ConfigurationError
-from parrot_mq.observability import configure_logging, get_logger
+from parrot_mq.observability import configure_logging, get_logger, parse_trace, use_trace
 from parrot_mq.observability.logging import is_debug
 
 
@@ -38,6 +38,18 @@ def test_json_has_one_object_per_event() -> None:
     event = json.loads(stream.getvalue())
     assert event.pop("timestamp").endswith("Z")
     assert event == {"event": "thing_happened", "level": "info", "size_bytes": 3, "source": "parrot_mq.test"}
+
+
+def test_a_line_says_which_trace_it_belongs_to() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream=stream)
+    with use_trace(parse_trace(f"00-{'a' * 32}-{'b' * 16}-01")):
+        get_logger("test").info("thing_happened")
+        get_logger("test").info("thing_happened", trace_id="its own")
+        logging.getLogger("nats").warning("lost connection")
+    get_logger("test").info("thing_happened_later")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line.get("trace_id") for line in lines] == ["a" * 32, "its own", "a" * 32, None]
 
 
 def test_terminal_gets_readable_lines_and_everything_else_json() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from parrot_mq.bus import Delivery, Headers
 from parrot_mq.errors import EventMismatch
-from parrot_mq.pipelines import Event, EventFormat, TraceContext, encode_event, read_event, read_trace
+from parrot_mq.observability import TraceContext
+from parrot_mq.pipelines import Event, EventFormat, encode_event, read_event
 from parrot_mq.pipelines.events import CLOUDEVENTS_JSON
 from tests.pipelines.test_mapping import JSON
 
@@ -34,7 +35,6 @@ TRACES = st.builds(
     HEX,
     st.booleans(),
 )
-PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def _delivery(payload: bytes, **headers: str) -> Delivery:
@@ -104,24 +104,3 @@ def test_what_is_not_what_it_says_is_refused(payload: bytes, headers: dict[str, 
 def test_nothing_that_comes_does_harm(payload: bytes, headers: dict[str, str]) -> None:
     with suppress(EventMismatch):
         read_event(Delivery("s", payload, Headers(headers)))
-
-
-def test_the_trace_goes_on_with_a_step_of_its_own() -> None:
-    trace = read_trace({"traceparent": PARENT, "tracestate": "a=b"})
-    assert trace is not None
-    child = trace.child("step")
-    assert (child.trace_id, child.flags, child.state) == (trace.trace_id, "01", "a=b")
-    assert child.span_id != trace.span_id
-    assert child == trace.child("step") != trace.child("other")
-
-
-@pytest.mark.parametrize(
-    "parent",
-    ["", "00", PARENT[:-1], PARENT.replace("4", "G"), "ff" + PARENT[2:], PARENT + "-x", f"00-{'0' * 32}-{'1' * 16}-01"],
-)
-def test_a_trace_that_cannot_be_read_is_none(parent: str) -> None:
-    assert read_trace({"traceparent": parent}) is None
-
-
-def test_a_later_version_may_say_more() -> None:
-    assert read_trace({"traceparent": "01" + PARENT[2:] + "-more"}) is not None
