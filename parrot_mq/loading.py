@@ -24,12 +24,19 @@ def load_module(reference: str, folder: Path, complain: Complaint) -> ModuleType
     Raises:
         ParrotError: As `complain` says: there is none, or it cannot be imported.
     """
-    name = reference
+    name, path = reference, None
     if reference.endswith(".py"):
         path = (folder / reference).resolve()
         if not path.is_file():
             raise complain(f"there is no file {str(path)!r}", "name a Python file")
         folder, name = path.parent, path.stem
+    module = _import(name, folder, complain)
+    if path is not None and module.__file__ is not None and Path(module.__file__).resolve() != path:
+        raise complain(f"a module {name!r} was loaded before, from {module.__file__}", "rename the file")
+    return module
+
+
+def _import(name: str, folder: Path, complain: Complaint) -> ModuleType:
     if str(folder.resolve()) not in sys.path:
         sys.path.insert(0, str(folder.resolve()))
     try:

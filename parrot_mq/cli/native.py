@@ -88,7 +88,7 @@ def native(
 
 def _load(targets: list[str]) -> Functions:
     try:
-        return [function for target in targets for function in load_functions(target)]
+        return load_functions(*targets)
     except ParrotError as error:
         typer.secho(f"error: {error.message}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
@@ -96,7 +96,8 @@ def _load(targets: list[str]) -> Functions:
 
 def describe(function: NativeFunction[..., Any]) -> str:
     """A function in words."""
-    limits = f"{function.attempt_timeout_s:g} s an attempt, {function.max_attempts} attempts"
+    attempts = "1 attempt" if function.max_attempts == 1 else f"{function.max_attempts} attempts"
+    limits = f"{function.attempt_timeout_s:g} s an attempt, {attempts}"
     kind = "async" if function.spec.is_async else "in threads"
     return f"{function.name}: {function.spec} -> {', '.join(function.spec.outputs)} ({kind}, {limits})"
 

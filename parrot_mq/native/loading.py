@@ -8,6 +8,7 @@ from typing import Any
 
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.loading import find_in, load_module
+from parrot_mq.native.served import by_name
 from parrot_mq.program import NativeFunction
 
 __all__ = ["load_functions"]
@@ -15,15 +16,20 @@ __all__ = ["load_functions"]
 _MAKE_ONE = "decorate a function with `@native_function`"
 
 
-def load_functions(target: str) -> list[NativeFunction[..., Any]]:
-    """The native functions of `module`, `FILE.py`, `module:name` or `FILE.py:name`.
+def load_functions(*targets: str) -> list[NativeFunction[..., Any]]:
+    """The native functions of all targets: `module`, `FILE.py`, `module:name` or `FILE.py:name`.
 
     A name is that of a function, or of a list of functions; without one, all functions of the module are meant, also
     those that it imports.
 
     Raises:
-        ConfigurationError: There are none; says what there is.
+        ConfigurationError: A target has none, and the message says what there is; or two functions have one name.
     """
+    found = [function for target in targets for function in _load(target)]
+    return [served.function for served in by_name(found).values()]
+
+
+def _load(target: str) -> list[NativeFunction[..., Any]]:
     module_name, _, name = target.partition(":")
     if not module_name:
         raise _complaint(target, "it names no module", "write `module`, `FILE.py`, `module:name` or `FILE.py:name`")
