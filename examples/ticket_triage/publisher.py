@@ -33,4 +33,4 @@ async def main() -> dict[str, dict[str, object]]:
 
 if __name__ == "__main__":
     for ticket_id, result in sorted(asyncio.run(main()).items()):
-        print(ticket_id, result)
+        print(f"{ticket_id}: {result['team']}, loss {result['loss']}{', urgent' if result['urgent'] else ''}")

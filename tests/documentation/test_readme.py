@@ -85,15 +85,6 @@ def test_the_pipeline_of_the_readme_can_be_loaded(tmp_path: Path) -> None:
     assert load_pipeline(f"{program}:triage").source == Source(stream="TICKETS", id="/id")
 
 
-async def test_the_examples_run(service: None, capsys: pytest.CaptureFixture[str]) -> None:
-    summaries = runpy.run_path(str(ROOT / "examples" / "summaries.py"))["main"]
-    await summaries("one passage\n\nanother")
-    assert capsys.readouterr().out == "combine the summaries into one paragraph.\n"
-    joke = runpy.run_path(str(ROOT / "examples" / "joke.py"))["main"]
-    await joke("parrots")
-    assert capsys.readouterr().out == "tell a joke about parrots.\n" * 2
-
-
 def test_every_link_of_the_readme_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
