@@ -12,8 +12,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 __all__ = ["FileScheduling", "put_long_ones_first"]
 
-ONE_PROCESS = ("tests/systemd/",)
-"""Folders whose tests share one expensive thing: a machine with a real systemd."""
+ONE_PROCESS = ("tests/systemd/", "tests/interop/")
+"""Folders whose tests share one expensive thing: a machine with a real systemd; packages from the registry of Node."""
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it comes without types

@@ -242,11 +242,11 @@ async def test_local_tells_are_fast() -> None:
     """A guard against a hot path that has grown by an order of magnitude; the benchmark has the numbers."""
     async with ActorSystem("node") as system:
         recorder = await system.spawn(_Sink, name="sink")
-        started = time.perf_counter()
+        started = time.thread_time()  # others may have the processor
         for number in range(20_000):
             await recorder.tell(number)
         await recorder.ask(0, timeout_s=5)
-        assert time.perf_counter() - started < 1.0
+        assert time.thread_time() - started < 1.0
 
 
 class _Sink(Actor):

@@ -277,7 +277,7 @@ async def test_a_reader_that_waits_too_long_gets_an_error() -> None:
         started = time.monotonic()
         error = await raised_by(session.get("never", 0.05))
         assert isinstance(error, DeadlineExceeded)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         assert isinstance(await raised_by(session.variable("never").get(timeout_s=0.01)), DeadlineExceeded)
 
 

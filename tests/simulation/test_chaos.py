@@ -14,7 +14,7 @@ from tests.simulation.world import open_world
 
 pytestmark = pytest.mark.slow
 
-NUM_SEEDS = 200
+NUM_SEEDS = 120
 
 
 @pytest.mark.parametrize("seed", range(NUM_SEEDS))

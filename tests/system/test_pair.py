@@ -186,7 +186,7 @@ async def test_a_leader_that_is_stopped_hands_over_at_once(tmp_path: Path) -> No
         taken = await standby.wait_told("leadership_taken")
         assert taken["reason"] == "the one before has released it"
         (released,) = leader.told("leadership_released")
-        assert _seconds_between(released, taken) < 0.5
+        assert _seconds_between(released, taken) < 1.5, "a lease that is not released ends after two seconds"
 
 
 def _seconds_between(before: dict[str, object], after: dict[str, object]) -> float:
