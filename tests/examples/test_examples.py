@@ -18,7 +18,7 @@ from tests.coordinator.service import eventually
 from tests.examples.service import EXAMPLES, ROOT, Service, running_service
 from tests.interop.node import script_folder
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 README = (EXAMPLES / "README.md").read_text()
 SHOWN = {
