@@ -30,7 +30,7 @@ from parrot_mq.errors import (
     TransportError,
     VariableAlreadySet,
 )
-from parrot_mq.messages import HEADER_PRODUCER, BlobRef, call_subject
+from parrot_mq.messages import HEADER_PRODUCER, BlobRef, call_subject, is_inbox
 from parrot_mq.messages.values import MAX_INLINE_BYTES
 from parrot_mq.observability import get_logger
 
@@ -41,9 +41,6 @@ NUM_MISSING_BEATS = 3
 MIN_SILENCE_S = 0.1
 """However short the time between beats is, a host is not lost before that."""
 STORE_AGAIN_S = 1.0
-INBOXES = "_INBOX"
-"""How a subject begins to which a host may have an empty message sent. Any other could be one on which it may not
-publish itself, and on which an empty message means something."""
 _HEADER_BYTES = 1024
 
 log = get_logger(__name__)
@@ -90,7 +87,7 @@ class CallRun:
     async def stop_host(self) -> None:
         """Let the host know that its answer is not wanted; one that takes no such message goes on in vain."""
         subject, self._stop_subject = self._stop_subject, ""
-        if subject.startswith(INBOXES):
+        if is_inbox(subject):
             with suppress(ParrotError):
                 await self._bus.publish(subject, b"")
 

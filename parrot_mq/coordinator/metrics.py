@@ -10,6 +10,7 @@ from prometheus_client import Metric
 
 from parrot_mq.coordinator.call_counts import CallResult, FunctionStatistics
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
+from parrot_mq.observability import Distribution
 from parrot_mq.observability.metrics import counter, gauge, histogram
 
 __all__ = ["CoordinatorCollector", "LeaderCollector"]
@@ -30,6 +31,14 @@ _COUNTERS = {
     "num_continued": ("parrot_generations_continued", "Generations that went on after what was generated before"),
     "num_prefills": ("parrot_prefills_ahead", "Beginnings of prompts that workers were asked to compute ahead"),
     "num_given_up": ("parrot_generations_given_up", "Generations that were given up after too many attempts"),
+}
+_CALL_GAUGES = {
+    "num_waiting": ("parrot_calls_waiting", "Calls of native functions that wait for their turn"),
+    "num_running": ("parrot_calls_running", "Calls of native functions that were started"),
+}
+_CALL_COUNTERS = {
+    "num_lost": ("parrot_call_attempts_lost", "Attempts at calls that failed"),
+    "num_busy": ("parrot_calls_refused", "How often a host had no room for a call"),
 }
 
 
@@ -83,18 +92,20 @@ def _by_model(dispatchers: Mapping[str, DispatcherStatistics], field: str) -> di
 
 def _of_functions(functions: Mapping[str, FunctionStatistics]) -> Iterator[Metric]:
     """Calls of native functions."""
-    waiting = {(name,): float(each.num_waiting) for name, each in functions.items()}
-    running = {(name,): float(each.num_running) for name, each in functions.items()}
-    yield gauge("parrot_calls_waiting", "Calls of native functions that wait for their turn", waiting, ("function",))
-    yield gauge("parrot_calls_running", "Calls of native functions that were started", running, ("function",))
-    ended = {(name, result): each.num_ended.get(result, 0) for name, each in functions.items() for result in RESULTS}
+    for field, (name, help_) in _CALL_GAUGES.items():
+        yield gauge(name, help_, _by_function(functions, field), ("function",))
+    for field, (name, help_) in _CALL_COUNTERS.items():
+        yield counter(name, help_, _by_function(functions, field), ("function",))
+    ended: dict[tuple[str, ...], float] = {
+        (name, result): each.num_ended.get(result, 0) for name, each in functions.items() for result in RESULTS
+    }
     yield counter("parrot_calls", "Calls of native functions that have ended", ended, ("function", "result"))
-    lost = {(name,): float(each.num_lost) for name, each in functions.items()}
-    yield counter("parrot_call_attempts_lost", "Attempts at calls that failed", lost, ("function",))
-    busy = {(name,): float(each.num_busy) for name, each in functions.items()}
-    yield counter("parrot_calls_refused", "How often a host had no room for a call", busy, ("function",))
-    durations = {(name,): each.duration for name, each in functions.items()}
+    durations: dict[tuple[str, ...], Distribution] = {(name,): each.duration for name, each in functions.items()}
     yield histogram("parrot_call_duration_seconds", "Seconds from a call to its answer", durations, ("function",))
+
+
+def _by_function(functions: Mapping[str, FunctionStatistics], field: str) -> dict[tuple[str, ...], float]:
+    return {(name,): getattr(each, field) for name, each in functions.items()}
 
 
 def _by_state(found: CoordinatorStatistics) -> dict[tuple[str, ...], float]:

@@ -108,10 +108,10 @@ class Host:
 
     async def vanish(self) -> None:
         """End as a process that is killed: what runs says nothing any more."""
-        for task in self._tasks:
-            task.cancel()
         for subscription in self._subscriptions:
             await subscription.aclose()
+        for task in self._tasks:
+            task.cancel()
 
     async def _on_call(self, delivery: Delivery) -> None:
         call = decode(delivery.payload, NativeCall, delivery.headers)

@@ -10,8 +10,11 @@ from parrot_mq.client import Session
 from parrot_mq.errors import ParrotError
 from parrot_mq.messages import (
     InputValue,
+    NativeTask,
     OutputSpec,
     PromptTask,
+    ResultSpec,
+    TaskRecord,
     VariableRef,
     encode,
     task_subject,
@@ -20,7 +23,7 @@ from parrot_mq.messages import (
 from parrot_mq.types import Sampling, fresh_id
 from tests.coordinator.service import WAIT_S, Service, raised_by
 
-__all__ = ["Program", "program", "ref", "task"]
+__all__ = ["Program", "native", "program", "ref", "task"]
 
 
 def ref(variable: str) -> VariableRef:
@@ -43,6 +46,19 @@ def task(
     return PromptTask(template=template, inputs=dict(reads or {}), outputs=outputs, **settings)
 
 
+def native(
+    function: str | VariableRef,
+    *,
+    writes: Mapping[str, str] | str = "out",
+    reads: Mapping[str, InputValue] | None = None,
+    **settings: Any,
+) -> NativeTask:
+    """A call of a native function; `writes` as in `task`."""
+    names = {"out": writes} if isinstance(writes, str) else dict(writes)
+    outputs = {output: ResultSpec(variable=name) for output, name in names.items()}
+    return NativeTask(function=function, inputs=dict(reads or {}), outputs=outputs, **settings)
+
+
 class Program:
     """One session as seen from outside: what is published, and what can be read."""
 
@@ -52,7 +68,7 @@ class Program:
         self.name = session.name
         self.tenant = session.tenant
 
-    async def submit(self, record: PromptTask, *, name: str = "") -> str:
+    async def submit(self, record: TaskRecord, *, name: str = "") -> str:
         """Publish a task; returns its name."""
         name = name or fresh_id("task")
         await self.service.bus.publish_once(task_subject(self.tenant, self.name, name), encode(record))
@@ -61,6 +77,10 @@ class Program:
     async def run(self, template: str, **settings: Any) -> str:
         """Submit a task made by `task`; returns its name."""
         return await self.submit(task(template, **settings))
+
+    async def call(self, function: str | VariableRef, **settings: Any) -> str:
+        """Submit a call made by `native`; returns its name."""
+        return await self.submit(native(function, **settings))
 
     async def set(self, variable: str, text: str) -> None:
         """Set a variable as any NATS client does: by publishing its text."""
