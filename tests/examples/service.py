@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 
-__all__ = ["EXAMPLES", "ROOT", "Service", "running_service"]
+__all__ = ["EXAMPLES", "ROOT", "RUN_TIMEOUT_S", "Service", "running_service"]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
