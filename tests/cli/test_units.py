@@ -30,6 +30,7 @@ def test_units_run_the_environment_that_was_named(tmp_path: Path) -> None:
     assert {unit.name for unit in folder.iterdir()} == {
         "parrot-autoscaler.service",
         "parrot-coordinator@.service",
+        "parrot-native@.service",
         "parrot-nats.service",
         "parrot-worker@.service",
         "parrot-workers.slice",

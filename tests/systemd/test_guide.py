@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
+from parrot_mq import Client, native_function
 from tests.systemd.guide import steps
 from tests.systemd.machine import Machine
+from tests.systemd.workers import SERVERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,6 +45,25 @@ def test_the_autoscaler_starts_a_worker_for_the_first_task(machine: Machine) -> 
         "ActiveState": "active",
     }
     assert machine.show("parrot-worker@0", "ActiveState")["ActiveState"] == "active"
+
+
+async def test_native_functions_are_served_from_a_file(machine: Machine) -> None:
+    @native_function
+    def shout(text: str) -> str:
+        raise AssertionError("it runs on the machine")
+
+    (block,) = steps("native")
+    said = await asyncio.to_thread(machine.shell, block)
+    assert "shout: 0/16 running" in said
+    try:
+        with machine.network():
+            async with Client.connect(SERVERS) as client, client.session():
+                assert await shout("parrots") == "PARROTS"
+        await asyncio.to_thread(machine.run, "systemctl", "restart", "parrot-native@tools")
+        found = machine.show("parrot-native@tools", "ActiveState", "Result", "Slice")
+        assert found == {"ActiveState": "active", "Result": "success", "Slice": "parrot.slice"}
+    finally:
+        machine.run("systemctl", "disable", "--now", "parrot-native@tools")
 
 
 def test_the_credentials_are_for_root_alone(machine: Machine) -> None:

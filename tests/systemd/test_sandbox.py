@@ -14,7 +14,7 @@ from tests.systemd.workers import use_scripted_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-SERVICES = ("parrot-nats", "parrot-coordinator@1", "parrot-worker@0", "parrot-autoscaler")
+SERVICES = ("parrot-nats", "parrot-coordinator@1", "parrot-worker@0", "parrot-autoscaler", "parrot-native@tools")
 
 
 def _probe(machine: Machine, template: str, unit: str) -> dict[str, object]:
