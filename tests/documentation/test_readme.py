@@ -20,6 +20,8 @@ from parrot_mq.coordinator import CoordinatorConfig, CoordinatorStatistics, open
 from parrot_mq.coordinator.metrics import CoordinatorCollector, LeaderCollector
 from parrot_mq.coordinator.statistics import LeaderStatistics
 from parrot_mq.messages import WorkerStatus
+from parrot_mq.native import HostStatistics, NativeHost, load_functions
+from parrot_mq.native.metrics import NativeCollector
 from parrot_mq.pipelines import Source, load_pipeline
 from parrot_mq.types import Objective
 
@@ -28,7 +30,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def answer(request: GenerationRequest) -> str:
-    """Says which kind of prompt it was."""
+    """Says which kind of prompt it was, or chooses the tool."""
+    if request.text.endswith("\nTool:"):
+        return " calculate\n"
     return request.text.splitlines()[0].lower()
 
 
@@ -69,6 +73,16 @@ async def test_the_map_of_the_readme_runs(service: None, capsys: pytest.CaptureF
     program.write_text(_python_block("extract"))
     await runpy.run_path(str(program))["main"]("a report")
     assert capsys.readouterr().out == "sum up the verdicts.\n"
+
+
+async def test_the_native_functions_of_the_readme_run(
+    service: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = tmp_path / "tools.py"
+    program.write_text(_python_block("look_up"))
+    async with open_bus(BusConfig.from_env()) as bus, NativeHost(bus, load_functions(str(program))):
+        await runpy.run_path(str(program))["main"]("20+22")
+    assert capsys.readouterr().out == "42\n"
 
 
 def test_the_objectives_of_the_readme_can_be_said(tmp_path: Path) -> None:
@@ -114,6 +128,7 @@ def test_every_metric_that_the_readme_shows_is_served() -> None:
         CoordinatorCollector(lambda: statistics),
         LeaderCollector(lambda: LeaderStatistics(leads=True, holder="n", term=1, num_terms=1)),
         ActorCollector(lambda: SystemStatistics(node="n", actors=())),
+        NativeCollector(lambda: HostStatistics(name="n", concurrency=1, functions={})),
     )
     families = [family for collector in collectors for family in collector.collect()]
     served = {family.name + ("_total" if family.type == "counter" else "") for family in families}

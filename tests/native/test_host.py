@@ -163,9 +163,9 @@ def test_code_that_wants_to_end_the_process_ends_its_call(kind: str) -> None:
 
 
 def test_an_unknown_argument_is_named_with_what_was_meant() -> None:
-    error, _ = _fail(greet, nane="Ada")
+    error, _ = _fail(greet, names="Ada")
     assert error.message == (
-        "native function 'greet' failed: unknown argument `nane`; did you mean `name`? it takes `name`, `greeting`"
+        "native function 'greet' failed: unknown argument `names`; did you mean `name`? it takes `name`, `greeting`"
     )
 
 
