@@ -18,7 +18,9 @@ async function submit(template, inputs = {}) {
   const variable = template.match(/{{(\w+)}}$/)[1];
   const sampling = { max_tokens: 48, stop: ["\n"] };
   const task = { type: "task.prompt", template, inputs, outputs: { [variable]: { variable, sampling } } };
-  await nc.request(`pmq.default.task.${session}.write-${variable}`, JSON.stringify(task), { timeout: 5000 });
+  const subject = `pmq.default.task.${session}.write-${variable}`;
+  const { error } = (await nc.request(subject, JSON.stringify(task), { timeout: 5000 })).json(); // stored, or not
+  if (error) throw new Error(error.description);
 }
 
 // First listen: to the values, and to the pieces of one text while it is generated.
