@@ -11,14 +11,16 @@ import pytest
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import CoordinatorConfig
 from parrot_mq.errors import ParrotError, TransportError
+from tests.coordinator.native_hosts import Host, Running
 from tests.coordinator.programs import Program, program
-from tests.coordinator.random_programs import RandomProgram, describe
+from tests.coordinator.random_programs import FUNCTIONS, RandomProgram, answer_of, describe
 from tests.coordinator.service import Service, answer, eventually, make_engine, running_service
 
 CONFIG = CoordinatorConfig(
     lease_s=0.2, settle_s=0.02, model_grace_s=60, assign_timeout_s=0.2, max_attempts=1_000, session_idle_s=0.3
 )
 NUM_SEEDS = 36
+_LOSSY = ("pmq-sys.", "_INBOX", "pmq.default.call.")
 
 
 @pytest.mark.parametrize("seed", range(NUM_SEEDS))
@@ -29,6 +31,7 @@ async def test_every_variable_of_a_random_program_ends_as_it_must(seed: int) -> 
     async with running_service(CONFIG, workers=()) as service, program(service) as run:
         for name in ("w0", "w1"):
             await _add_worker(service, name)
+        hosts = [await _add_host(service, name, rng) for name in ("h0", "h1")]
         if is_lossy:
             service.server.fault = _lossy(random.Random(seed))
         chaos = service.group.create_task(_disturb(service, random.Random(seed)))
@@ -36,9 +39,11 @@ async def test_every_variable_of_a_random_program_ends_as_it_must(seed: int) -> 
         outcomes = {name: await _outcome(run, name) for name in random_program.possible_outcomes()}
         await chaos
         await eventually(service.is_all_done)
+        for host in hosts:
+            await host.vanish()
         _check(random_program, outcomes)
         assert set(service.num_stored.values()) == {1}, "every variable was stored once"
-        assert await service.dead() == []
+        assert {dead.reason.code for dead in await service.dead()} <= {"function_failed"}
 
 
 def _check(random_program: RandomProgram, outcomes: dict[str, str | ParrotError]) -> None:
@@ -97,10 +102,34 @@ async def _add_worker(service: Service, name: str) -> None:
     )
 
 
+async def _add_host(service: Service, name: str, rng: random.Random) -> Host:
+    """A host that has no room now and then, runs for a while, sends beats or not, and falls silent now and then."""
+
+    async def serve(run: Running) -> None:
+        call, fate = run.call, rng.random()
+        if fate < 0.1:
+            await run.refuse()
+            return
+        if fate < 0.4:
+            await run.beat(0.1)
+        await asyncio.sleep(rng.uniform(0, 0.02))
+        if call.function == "bad":
+            await run.fail("on purpose", retryable=False)
+        elif call.function == "flaky" and rng.random() < 0.3:
+            await run.fail("now and then", retryable=True)
+        elif rng.random() < 0.97:
+            arguments = {name: str(value) for name, value in call.arguments.items()}
+            await run.answer(answer_of(call.function, arguments, call.outputs))
+
+    host = Host(service.bus, service.group, serve, name=name)
+    await host.serve(*FUNCTIONS)
+    return host
+
+
 def _lossy(rng: random.Random) -> Callable[[Delivery], list[float]]:
-    """Lose, double and delay some of what coordinators and workers tell each other."""
+    """Lose, double and delay some of what coordinators, workers and hosts tell each other."""
     fates: list[list[float]] = [[0.0]] * 30 + [[], [0.0, 0.0], [0.01], [0.0, 0.02]]
-    return lambda message: rng.choice(fates) if message.subject.startswith(("pmq-sys.", "_INBOX")) else [0.0]
+    return lambda message: rng.choice(fates) if message.subject.startswith(_LOSSY) else [0.0]
 
 
 async def _disturb(service: Service, rng: random.Random) -> None:
