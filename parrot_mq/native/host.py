@@ -43,7 +43,7 @@ from parrot_mq.native.arguments import check_arguments
 from parrot_mq.native.places import Answer, Places
 from parrot_mq.native.served import Served, ServedCall, by_name
 from parrot_mq.native.statistics import CallEnd, HostStatistics
-from parrot_mq.observability import get_logger
+from parrot_mq.observability import get_logger, read_trace
 from parrot_mq.program import NativeFunction
 from parrot_mq.tasks import task_group
 from parrot_mq.types import check_name, fresh_id
@@ -198,7 +198,8 @@ class NativeHost:
         if not self._has_room:
             await self._refuse(served, delivery.reply, self._no_room(), "refused")
             return
-        taken = ServedCall(served, call, delivery.reply, f"{self._inbox}.{fresh_id('call')}")
+        inbox = f"{self._inbox}.{fresh_id('call')}"
+        taken = ServedCall(served, call, delivery.reply, inbox, read_trace(delivery.headers))
         self._calls[taken.inbox] = taken
         taken.task = self._group.create_task(self._serve(taken), name=f"native:{call.call}")
         taken.task.add_done_callback(lambda _: self._calls.pop(taken.inbox))

@@ -15,10 +15,11 @@ from parrot_mq.native.answers import describe_failure, write_answer
 from parrot_mq.native.arguments import read_arguments
 from parrot_mq.native.served import ServedCall
 from parrot_mq.native.work import Outcome, start_work
-from parrot_mq.observability import get_logger
+from parrot_mq.observability import Attributes, TraceContext, get_logger, start_span
 
 __all__ = ["Answer", "Places"]
 
+SPAN: Final = "parrot_mq.native"
 OVERDUE_S: Final = 1.0
 """Code that goes on for so long after its call was given up is told of in the log."""
 
@@ -62,17 +63,32 @@ class Places:
             work.cancel()
 
     async def run(self, call: ServedCall) -> Answer:
-        """Run a call; whatever happens to it is an answer.
+        """Run a call; whatever happens to it is an answer. It is a span of the trace that it belongs to.
 
         Cancel: its code is cancelled, too, as far as it can be.
         """
+        attributes: Attributes = {
+            "parrot_mq.function": call.function.name,
+            "parrot_mq.call": call.message.call,
+            "parrot_mq.attempt": call.message.attempt,
+        }
+        span = start_span(SPAN, call.trace, kind="consumer", attributes=attributes)
+        try:
+            answer = await self._run_in_time(call, span.trace)
+            if not isinstance(answer, str):
+                span.fail(answer.code, answer.message)
+            return answer
+        finally:
+            span.end()
+
+    async def _run_in_time(self, call: ServedCall, trace: TraceContext | None) -> Answer:
         limit_s = self._limit_s(call)
         if limit_s <= 0:
             problem = f"its deadline had passed when it came to host {self._host!r} (are the clocks right?)"
             return FunctionTimedOut(function=call.function.name, problem=problem)
         try:
             async with asyncio.timeout(limit_s):
-                outcome = await self._run(call)
+                outcome = await self._run(call, trace)
         except TimeoutError:
             problem = f"it was not done in the {limit_s:.3g} s that it had on host {self._host!r}"
             return FunctionTimedOut(function=call.function.name, problem=problem)
@@ -110,7 +126,7 @@ class Places:
         )
         return info
 
-    async def _run(self, call: ServedCall) -> Outcome:
+    async def _run(self, call: ServedCall, trace: TraceContext | None) -> Outcome:
         """Wait for a place, then run the code; the place is free again when the code has ended."""
         counts = call.counts
         counts.num_waiting += 1
@@ -120,7 +136,7 @@ class Places:
             counts.num_waiting -= 1
         try:
             arguments = await read_arguments(self._bus, self._tenant, call.message.arguments)
-            work = start_work(call.function, arguments, call.message)
+            work = start_work(call.function, arguments, call.message, trace)
         except BaseException:
             self._places.release()
             raise

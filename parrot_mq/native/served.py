@@ -10,6 +10,7 @@ from typing import Any
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.messages import NativeCall
 from parrot_mq.native.statistics import ServedCounts
+from parrot_mq.observability import TraceContext
 from parrot_mq.program import NativeFunction
 
 __all__ = ["Served", "ServedCall", "by_name"]
@@ -32,6 +33,7 @@ class ServedCall:
         message: The call as it came.
         reply: Where the answer goes.
         inbox: Where the caller says that it wants none.
+        trace: Where it belongs in a trace.
         task: Runs it.
         is_unwanted: The caller has said so.
     """
@@ -40,6 +42,7 @@ class ServedCall:
     message: NativeCall
     reply: str
     inbox: str
+    trace: TraceContext | None = None
     task: asyncio.Task[None] | None = None
     is_unwanted: bool = False
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from parrot_mq.errors import CallError
 from parrot_mq.messages import NativeCall
+from parrot_mq.observability import TraceContext, use_trace
 from parrot_mq.program import NativeFunction
 
 __all__ = ["Outcome", "current_call", "start_work"]
@@ -44,15 +45,19 @@ class Outcome(NamedTuple):
 
 
 def start_work(
-    function: NativeFunction[..., Any], arguments: Mapping[str, str], call: NativeCall
+    function: NativeFunction[..., Any],
+    arguments: Mapping[str, str],
+    call: NativeCall,
+    trace: TraceContext | None = None,
 ) -> asyncio.Future[Outcome]:
-    """Start the code. The future has its outcome; whatever the code raises ends nobody else.
+    """Start the code, as a part of a trace. The future has its outcome; whatever the code raises ends nobody else.
 
     Cancel: a task is cancelled; a thread cannot be, and goes on.
     """
     loop = asyncio.get_running_loop()
     bound = inspect.BoundArguments(function.spec.signature, dict(arguments))
-    context = copy_context()
+    with use_trace(trace):
+        context = copy_context()
     context.run(_current.set, call)
     if function.spec.is_async:
         work = _await(function, bound)

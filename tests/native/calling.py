@@ -21,6 +21,7 @@ from parrot_mq.messages import (
     encode_json,
 )
 from parrot_mq.native import NativeHost
+from parrot_mq.observability import current_trace, trace_headers
 from parrot_mq.program import NativeFunction
 from parrot_mq.testing import SimulatedClock, run_simulation
 from parrot_mq.types import fresh_id
@@ -59,8 +60,8 @@ class Caller:
 
     async def send(self, function: str, payload: bytes, *, timeout_s: float = 30.0) -> Delivery:
         """The last answer to any bytes."""
-        subject = call_subject(self.tenant, "session", function)
-        return await self.bus.request(subject, payload, timeout_s=timeout_s, is_last=self._is_last)
+        subject, headers = call_subject(self.tenant, "session", function), trace_headers(current_trace())
+        return await self.bus.request(subject, payload, headers=headers, timeout_s=timeout_s, is_last=self._is_last)
 
     async def call(self, function: str, *, outputs: Sequence[str] = ("result",), **arguments: str) -> str:
         """The text of the answer; raises the error that it is."""

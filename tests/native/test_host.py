@@ -24,6 +24,7 @@ from parrot_mq.errors import (
 )
 from parrot_mq.messages import HEADER_BLOB, HEADER_PRODUCER, BlobRef, ErrorInfo, decode
 from parrot_mq.native import NativeHost
+from parrot_mq.observability import TraceContext, current_trace, use_trace
 from parrot_mq.program import NativeFunction, native_function
 from parrot_mq.testing import SimulatedClock
 from tests.native.calling import Caller, now, simulate, simulated_host
@@ -111,6 +112,21 @@ def test_the_code_can_ask_which_call_it_runs_for() -> None:
             answer = await caller.read(await caller.request("who", {}, attempt=2))
             assert answer.startswith("default.session.v-")
             assert answer.endswith(" attempt 2")
+
+    simulate(main())
+
+
+def test_the_code_belongs_to_the_trace_of_its_call() -> None:
+    @native_function
+    async def traced() -> str:
+        trace = current_trace()
+        return trace.trace_id if trace is not None else "none"
+
+    async def main() -> None:
+        async with simulated_host(traced) as (_, caller):
+            assert await caller.call("traced") == "none"
+            with use_trace(TraceContext(trace_id="ab" * 16, span_id="cd" * 8)):
+                assert await caller.call("traced") == "ab" * 16
 
     simulate(main())
 
