@@ -51,6 +51,7 @@ class _Process:
     buses: list[Bus] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_killed: bool = False
     _task: asyncio.Task[None] = field(init=False)
 
     async def start(self, group: asyncio.TaskGroup, config: LeaderConfig) -> None:
@@ -58,9 +59,13 @@ class _Process:
         await self._ready.wait()
 
     async def _run(self, config: LeaderConfig) -> None:
-        async with open_candidate(self.connection, FAST, config) as self.candidate:
-            self._ready.set()
-            await self._stop.wait()
+        try:
+            async with open_candidate(self.connection, FAST, config) as self.candidate:
+                self._ready.set()
+                await self._stop.wait()
+        except ConnectionClosed:  # nobody sees how a process ends that is killed
+            if not self._is_killed:
+                raise
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Bus]:
@@ -74,11 +79,11 @@ class _Process:
 
     async def kill(self) -> None:
         """Nothing that it does from now on is seen by anyone."""
+        self._is_killed = True
         for bus in self.buses:
             bus.abort()
         self._task.cancel()
         await asyncio.wait([self._task])
-        self._task.cancelled() or self._task.exception()
 
 
 @dataclass
