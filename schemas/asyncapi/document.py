@@ -83,9 +83,9 @@ def _structured(tag: str, schema: Json, example: Any) -> Json:
 
 def _channel(name: str, channel: Channel) -> Json:
     messages = {each: {"$ref": f"#/components/messages/{each}"} for each in channel.messages}
-    described: Json = {"address": channel.address, "title": name, "summary": channel.summary}
-    if (stream := _stream_of(channel.address)) is not None:
-        described["description"] = f"Kept in the stream `{stream}`."
+    stream = _stream_of(channel.address)
+    kept = f" Kept in the stream `{stream}`." if stream is not None else ""
+    described: Json = {"address": channel.address, "title": name, "description": channel.summary + kept}
     if not channel.is_mqtt:
         described["servers"] = [{"$ref": f"#/servers/{each}"} for each in _SERVERS if each != "mqtt"]
     names = [token[1:-1] for token in (channel.address or "").split(".") if token.startswith("{")]
@@ -114,6 +114,8 @@ def _operation(operation: Operation) -> Json:
         "tags": [{"name": operation.role}],
         "messages": _of_channel(operation.channel, messages),
     }
+    if operation.queue:
+        described["bindings"] = {"nats": {"queue": operation.queue}}
     if operation.replies:
         reply = {"channel": {"$ref": "#/channels/answers"}, "messages": _of_channel("answers", operation.replies)}
         described["reply"] = reply

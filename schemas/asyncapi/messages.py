@@ -20,6 +20,7 @@ from parrot_mq.messages import (
     STATUS_RUNNING,
     STREAM_VARS,
 )
+from parrot_mq.observability.tracing import TRACEPARENT, TRACESTATE
 
 __all__ = ["ENCODED", "HEADERS", "PLAIN", "Json", "content_type"]
 
@@ -42,21 +43,43 @@ ENCODED = {
     ),
     HEADER_SCHEMA: _header("Version of the messages.", const=SCHEMA_VERSION),
 }
-_PRODUCER = {HEADER_PRODUCER: _header("Who wrote it: a worker, or a host of native functions.")}
-_USAGE = {HEADER_USAGE: _header("What it cost, as JSON.", contentMediaType=CONTENT_JSON)}
+_TRACE = {
+    TRACEPARENT: _header("Where it belongs in a trace, as W3C Trace Context says."),
+    TRACESTATE: _header("What vendors pass on with the trace."),
+}
+_PRODUCER = {HEADER_PRODUCER: _header("Who wrote it: a worker, or a host of native functions.", examples=["worker-0"])}
+_USAGE = {
+    HEADER_USAGE: _header(
+        "What it cost, as JSON.",
+        contentMediaType=CONTENT_JSON,
+        examples=['{"num_prompt_tokens":120,"num_shared_tokens":100,"num_output_tokens":12}'],
+    )
+}
+_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 HEADERS: dict[str, tuple[Json, tuple[str, ...]]] = {
-    "text": ({HEADER_CONTENT_TYPE: _header("May be left out.", const=CONTENT_TEXT)} | _PRODUCER | _USAGE, ()),
-    "error": (ENCODED | {HEADER_STATUS: _header("Says that it is an error.", const=STATUS_ERROR)}, (HEADER_STATUS,)),
+    "text": ({HEADER_CONTENT_TYPE: _header("May be left out.", const=CONTENT_TEXT)} | _PRODUCER | _USAGE | _TRACE, ()),
+    "error": (
+        ENCODED | {HEADER_STATUS: _header("Says that it is an error.", const=STATUS_ERROR)} | _TRACE,
+        (HEADER_STATUS,),
+    ),
     "blob": (
-        ENCODED | {HEADER_BLOB: _header("The digest; says that it is a claim check.")} | _PRODUCER | _USAGE,
+        ENCODED
+        | {HEADER_BLOB: _header("The digest; says that it is a claim check.", examples=[_DIGEST])}
+        | _PRODUCER
+        | _USAGE
+        | _TRACE,
         (HEADER_BLOB,),
     ),
     "native.running": (
         ENCODED | {HEADER_STATUS: _header("Says that the answer is still to come.", const=STATUS_RUNNING)},
         (HEADER_STATUS,),
     ),
-    "chunk": ({HEADER_CHUNKS: _header("How many chunks the large value has.", pattern="^[0-9]+$")}, (HEADER_CHUNKS,)),
+    **dict.fromkeys(("task.prompt", "task.native", "native.call", "token.delta"), (ENCODED | _TRACE, ())),
+    "chunk": (
+        {HEADER_CHUNKS: _header("How many chunks the large value has.", pattern="^[0-9]+$", examples=["3"])},
+        (HEADER_CHUNKS,),
+    ),
 }
 """Headers of messages, and which of them are needed; other messages have those of `ENCODED`."""
 

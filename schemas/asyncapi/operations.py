@@ -31,6 +31,7 @@ class Operation(NamedTuple):
         summary: What for, in a sentence.
         messages: Which of the channel's messages; empty means all.
         replies: What comes back, if it is a request.
+        queue: The queue group that whoever receives is in.
     """
 
     role: str
@@ -40,6 +41,7 @@ class Operation(NamedTuple):
     summary: str
     messages: tuple[str, ...] = ()
     replies: tuple[str, ...] = ()
+    queue: str = ""
 
 
 _DONE = ("session.reply", "error")
@@ -146,7 +148,11 @@ OPERATIONS = (
         *("autoscaler", "standDown", "send", "worker", "Asks a worker that it wants to stop to take nothing new."),
         messages=("worker.standby",),
     ),
-    Operation("function", "beCalled", "receive", "call", "Runs the function, and answers.", replies=_ANSWER),
+    Operation(
+        *("function", "beCalled", "receive", "call", "Runs the function, and answers."),
+        replies=_ANSWER,
+        queue="native",
+    ),
     Operation(
         *("function", "beat", "send", "answers", "Says that it still runs; hears whether the result is still wanted."),
         messages=("native.running",),

@@ -1,9 +1,12 @@
-"""The AsyncAPI document, read by the official parser, which nobody here wrote."""
+"""The AsyncAPI document, read by the official parser and rendered by the official component: nobody here wrote them."""
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from tests.interop.node import EXAMPLES, Line, running_script, script_folder
 pytestmark = pytest.mark.node
 
 SCHEMAS = EXAMPLES.parents[1]
-SCRIPTS = Path(__file__).parent / "asyncapi"
+SCRIPTS = SCHEMAS / "page"
+RENDER_S = 150.0
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +79,39 @@ async def test_the_parser_finds_mistakes(scripts: Path, folder: Path, spoil: Any
     spoil(document)
     path.write_text(json.dumps(document))
     assert (await _parse(scripts, path))["problems"]
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(RENDER_S + 30)
+def test_the_page_shows_everything(scripts: Path, tmp_path: Path) -> None:
+    """Every subject, every operation, every message with what it is and its example, also without scripts."""
+    target = tmp_path / "page.html"
+    command = ["node", str(scripts / "render.mjs"), str(SCHEMAS / "asyncapi.json"), str(target)]
+    subprocess.run(command, check=True, timeout=RENDER_S, capture_output=True)
+    shown = _words(re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", target.read_text(), flags=re.DOTALL))
+    document = json.loads((SCHEMAS / "asyncapi.json").read_text())
+    for channel in document["channels"].values():
+        assert _words(channel["address"] or "") in shown
+        assert _words(channel["description"]) in shown
+    for operation_id, operation in document["operations"].items():
+        assert _words(operation_id) in shown
+        assert _words(operation["summary"]) in shown
+    for name, message in document["components"]["messages"].items():
+        assert _words(f"Message ID {name}") in shown
+        assert _words(message["summary"]) in shown
+        for example in message.get("examples", []):
+            assert _words(_as_shown(example["payload"])) in shown, name
+
+
+def _as_shown(payload: Any) -> str:
+    """A text as it is, a document as JavaScript writes it: whole numbers without a point."""
+    written = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+    return re.sub(r"(\d)\.0\b", r"\1", written)
+
+
+def _words(text: str) -> str:
+    """What stands there, however it is laid out and marked up."""
+    return re.sub(r"[\s`\\]+", "", html.unescape(text))
