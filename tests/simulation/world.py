@@ -71,6 +71,8 @@ class World:
         assert stored is not None, f"{written.variable!r} ended for its reader only"
         value = decode_value(stored.payload, stored.headers)
         assert isinstance(value, str) == isinstance(outcome, str)
+        for index, item in enumerate(written.items or () if isinstance(outcome, str) else ()):
+            assert await written.variable.as_list().item(index) == item
 
     async def _be_bad(self) -> None:
         deeds = [
