@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -31,7 +31,13 @@ __all__ = ["fail_variable", "fetch_text", "get_usage", "get_values", "pack_text"
 
 
 async def set_variable(
-    bus: Bus, address: VariableAddress, text: str | BlobRef, *, producer: str = "", usage: Usage | None = None
+    bus: Bus,
+    address: VariableAddress,
+    text: str | BlobRef,
+    *,
+    producer: str = "",
+    usage: Usage | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Stored:
     """Set a variable, once, to a text or to a blob that is stored already.
 
@@ -41,6 +47,7 @@ async def set_variable(
         text: Its value.
         producer: The worker, or the host of a function, that made it, if one did.
         usage: What it cost.
+        headers: What else travels with it, such as its trace.
 
     Delivery: when it returns, the value is stored. Setting the same text again is harmless.
 
@@ -48,10 +55,10 @@ async def set_variable(
         VariableAlreadySet: It has another value.
         TransportError: As `Bus.publish_once`.
     """
-    payload, headers = await pack_text(bus, address.tenant, text)
+    payload, own = await pack_text(bus, address.tenant, text)
     if usage is not None:
-        headers = {**headers, HEADER_USAGE: msgspec.json.encode(usage).decode()}
-    return await _publish(bus, address, payload, headers, producer)
+        own = {**own, HEADER_USAGE: msgspec.json.encode(usage).decode()}
+    return await _publish(bus, address, payload, {**(headers or {}), **own}, producer)
 
 
 async def pack_text(bus: Bus, tenant: str, text: str | BlobRef) -> tuple[bytes, dict[str, str]]:
@@ -68,12 +75,17 @@ async def pack_text(bus: Bus, tenant: str, text: str | BlobRef) -> tuple[bytes, 
 
 
 async def fail_variable(
-    bus: Bus, address: VariableAddress, error: BaseException | ErrorInfo, *, producer: str = ""
+    bus: Bus,
+    address: VariableAddress,
+    error: BaseException | ErrorInfo,
+    *,
+    producer: str = "",
+    headers: Mapping[str, str] | None = None,
 ) -> bool:
     """Give a variable an error instead of a value; returns False if it had a value or an error already."""
-    payload, headers = encode_error(error)
+    payload, own = encode_error(error)
     try:
-        return (await _publish(bus, address, payload, headers, producer)).is_new
+        return (await _publish(bus, address, payload, {**(headers or {}), **own}, producer)).is_new
     except VariableAlreadySet:
         return False
 

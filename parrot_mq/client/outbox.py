@@ -11,6 +11,7 @@ from parrot_mq.client.submission import Submission
 from parrot_mq.client.values import SessionValues
 from parrot_mq.errors import CapacityExhausted, ParrotError
 from parrot_mq.messages import ErrorInfo, VariableAddress, encode, task_subject
+from parrot_mq.observability import current_trace, trace_headers
 from parrot_mq.tasks import task_group
 from parrot_mq.types import SessionId, TenantId, VariableId
 
@@ -42,11 +43,12 @@ class Outbox:
             raise CapacityExhausted(f"{MAX_UNSENT} calls wait to be sent; `await session.flush()` in between")
 
     def send(self, submission: Submission) -> None:
-        """Begin to send."""
+        """Begin to send. The task belongs to the trace of what runs now."""
         self._num_unsent += 1
         self._all_sent.clear()
         name = f"session-{self._session}:send"
-        self._group.create_task(self._send(submission), name=name).add_done_callback(self._on_sent)
+        sending = self._send(submission, {**STRUCTURED, **trace_headers(current_trace())})
+        self._group.create_task(sending, name=name).add_done_callback(self._on_sent)
 
     async def flush(self) -> None:
         """Wait until all is sent, or has failed."""
@@ -57,14 +59,14 @@ class Outbox:
         if not self._num_unsent:
             self._all_sent.set()
 
-    async def _send(self, submission: Submission) -> None:
+    async def _send(self, submission: Submission, headers: dict[str, str]) -> None:
         new = submission.texts.keys() - self._texts
         self._texts |= new
         try:
             if new:
                 await self._set_all({name: submission.texts[name] for name in new})
             subject = task_subject(self._tenant, self._session, submission.task)
-            await self._bus.publish_once(subject, encode(submission.record), headers=STRUCTURED)
+            await self._bus.publish_once(subject, encode(submission.record), headers=headers)
         except ParrotError as error:
             self._texts -= new
             await self._give_up([*new, *submission.outputs], error)

@@ -10,6 +10,7 @@ from parrot_mq.coordinator.job import Job, Prefix
 from parrot_mq.coordinator.placement import Placement
 from parrot_mq.coordinator.prefill_ahead import Beginning
 from parrot_mq.coordinator.ready import Known, ReadyGeneration
+from parrot_mq.coordinator.traces import Traces
 from parrot_mq.messages import Assign, Prefill, PrefillAhead
 
 __all__ = ["Batch", "Placed", "Returned", "name_shared", "to_assign", "to_prefills"]
@@ -67,10 +68,10 @@ def _index(index: dict[Known, int], segments: Iterable[Known]) -> list[int]:
     return [index.setdefault(segment, len(index)) for segment in segments]
 
 
-def to_assign(name: str, generations: list[ReadyGeneration]) -> Assign:
+def to_assign(name: str, generations: list[ReadyGeneration], traces: Traces) -> Assign:
     """A batch as it travels: each segment once, however many generations use it."""
     index: dict[Known, int] = {}
-    wired = [generation.to_wire(_index(index, generation.segments)) for generation in generations]
+    wired = [each.to_wire(_index(index, each.segments), traces.of(each.task_address)) for each in generations]
     return Assign(batch=name, segments=list(index), generations=wired)
 
 

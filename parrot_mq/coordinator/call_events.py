@@ -6,7 +6,8 @@ from parrot_mq.coordinator.attempts import Setback, SetbackKind
 from parrot_mq.coordinator.call_counts import CallCounts
 from parrot_mq.coordinator.events import EventDetails, Events
 from parrot_mq.coordinator.ready import ReadyCall
-from parrot_mq.messages import EventKind, TaskAddress
+from parrot_mq.messages import EventKind
+from parrot_mq.observability import TraceContext
 
 __all__ = ["CallEvents"]
 
@@ -22,9 +23,15 @@ class CallEvents:
         self._call = call
         self._events = events
         self._counts = counts
+        self._task = call.task_address
         self._attempt = 0  # the newest one that was told
         self._is_told = False  # that it is at a host
         self._reason = ""  # why nobody took it
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """Where the call belongs in a trace."""
+        return self._events.traces.of(self._task)
 
     def asked(self, attempt: int) -> None:
         """An attempt was sent."""
@@ -68,6 +75,6 @@ class CallEvents:
         self._emit("assigned", reason=f"it was tried again: {self._reason}" if self._reason else "")
 
     def _emit(self, kind: EventKind, *, worker: str = "", reason: str = "") -> None:
-        tenant, session, variable = self._call.address
+        variable = self._call.address.variable
         details = EventDetails(variable=variable, worker=worker, reason=reason, attempt=self._attempt)
-        self._events.emit(TaskAddress(tenant, session, self._call.task), kind, **details)
+        self._events.emit(self._task, kind, **details)

@@ -27,6 +27,7 @@ from parrot_mq.messages import (
     encode_json,
 )
 from parrot_mq.messages.values import MAX_INLINE_BYTES
+from parrot_mq.observability import TraceContext, trace_headers
 
 __all__ = [
     "MAX_OBJECT_BYTES",
@@ -67,7 +68,13 @@ def pick_large(arguments: Mapping[str, Known], max_bytes: int = MAX_INLINE_BYTES
 
 
 def encode_call(
-    call: ReadyCall, arguments: Mapping[str, Known], *, attempt: int, deadline: float, max_bytes: int
+    call: ReadyCall,
+    arguments: Mapping[str, Known],
+    *,
+    attempt: int,
+    deadline: float,
+    max_bytes: int,
+    trace: TraceContext | None = None,
 ) -> tuple[bytes, dict[str, str]]:
     """Payload and headers of one attempt.
 
@@ -77,6 +84,7 @@ def encode_call(
         attempt: Which attempt it is.
         deadline: When nobody waits for its answer any more, seconds since 1970.
         max_bytes: Most bytes that a message may have.
+        trace: Where it belongs in a trace.
 
     Raises:
         FunctionFailed: There are so many arguments that they fit no message.
@@ -90,7 +98,7 @@ def encode_call(
         deadline=deadline,
     )
     payload = encode_json(message)
-    headers = {HEADER_CONTENT_TYPE: CONTENT_JSON, HEADER_SCHEMA: SCHEMA_VERSION}
+    headers = {HEADER_CONTENT_TYPE: CONTENT_JSON, HEADER_SCHEMA: SCHEMA_VERSION, **trace_headers(trace)}
     if len(payload) > max_bytes:
         problem = f"its {len(arguments)} arguments take {len(payload)} bytes, the limit is {max_bytes}; pass fewer"
         raise FunctionFailed(function=call.function, problem=problem)

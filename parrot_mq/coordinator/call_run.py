@@ -137,6 +137,7 @@ class CallRun:
                     attempt=number,
                     deadline=deadline,
                     max_bytes=self._bus.max_payload - _HEADER_BYTES,
+                    trace=self._events.trace,
                 )
                 return await self._bus.request(
                     call_subject(call.address.tenant, call.address.session, call.function),

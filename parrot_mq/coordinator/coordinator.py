@@ -120,6 +120,7 @@ class CoordinatorActor(Actor):
     async def on_stop(self) -> None:
         await self._control.aclose()
         await self._facts.stop()
+        self._events.traces.end_all()
 
     async def receive(self, message: object) -> None:
         match message:

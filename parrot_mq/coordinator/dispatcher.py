@@ -238,8 +238,9 @@ class DispatcherActor(Actor):
         self.context.run(self._assign(self._refs[worker], worker, name, generations), name=f"assign:{name}")
 
     async def _assign(self, ref: RemoteRef, worker: str, name: str, generations: list[ReadyGeneration]) -> None:
+        assign = to_assign(name, generations, self._events.traces)
         try:
-            answer = await ref.ask(to_assign(name, generations), timeout_s=self._config.assign_timeout_s)
+            answer = await ref.ask(assign, timeout_s=self._config.assign_timeout_s)
         except ParrotError as error:
             keys = tuple(generation.key for generation in generations)
             await self._return(GiveBack(worker, keys, error, has_started=isinstance(error, AskTimeout)))
@@ -275,7 +276,7 @@ class DispatcherActor(Actor):
         job, placement, prefix = placed
         generation = job.generation
         self._events.emit(
-            _task_of(job),
+            generation.task_address,
             "assigned",
             variable=generation.address.variable,
             worker=placement.worker,
@@ -293,7 +294,7 @@ class DispatcherActor(Actor):
     def _emit_returned(self, returned: Returned, reason: ParrotError) -> None:
         generation, worker = returned.job.generation, returned.worker
         self._events.emit(
-            _task_of(returned.job),
+            generation.task_address,
             "returned",
             variable=generation.address.variable,
             worker=worker,
@@ -305,11 +306,6 @@ class DispatcherActor(Actor):
         tenant, session, variable = beginning.key.split(".")
         address = TaskAddress(TenantId(tenant), SessionId(session), TaskId(""))
         self._events.emit(address, "prefilling", variable=variable, worker=beginning.worker or "")
-
-
-def _task_of(job: Job) -> TaskAddress:
-    tenant, session, _ = job.generation.address
-    return TaskAddress(tenant, session, job.generation.task)
 
 
 async def _tell(session: ActorRef, message: object) -> None:

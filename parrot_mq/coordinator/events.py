@@ -7,10 +7,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
-from parrot_mq.bus import Bus
+import msgspec
+
+from parrot_mq.bus import Bus, Delivery
 from parrot_mq.clock import Clock
 from parrot_mq.coordinator.history import History
 from parrot_mq.coordinator.task import Task
+from parrot_mq.coordinator.traces import Traces
 from parrot_mq.errors import ConnectionClosed, ParrotError
 from parrot_mq.messages import (
     Decision,
@@ -55,18 +58,27 @@ class Events:
     """A bounded outbox of task events, all of which the history learns of.
 
     Delivery: at most once; the oldest are dropped when the outbox is full.
+
+    Attributes:
+        traces: Those of the tasks that the events are about.
     """
 
     def __init__(self, bus: Bus, clock: Clock, history: History, *, capacity: int = 10_000) -> None:
         self._bus = bus
         self._clock = clock
         self._history = history
+        self.traces = Traces()
         self._outbox: deque[tuple[TaskAddress, TaskEvent]] = deque(maxlen=capacity)
         self._has_some = asyncio.Event()
+
+    def arrived(self, address: TaskAddress, delivery: Delivery) -> None:
+        """A task is read. That is no event, since it may be refused yet; but its trace goes on from here."""
+        self.traces.begin(address, delivery)
 
     def submitted(self, task: Task, nodes: Sequence[Node]) -> None:
         """A task was accepted, or more is known of it: one event for each variable, with what it waits for."""
         for node in nodes:
+            self.traces.describe(task.address, function=task.function_of(node.writes), model=task.model)
             event = TaskEvent(
                 kind="submitted",
                 task=task.address.task,
@@ -81,6 +93,14 @@ class Events:
     def emit(self, address: TaskAddress, kind: EventKind, **details: Unpack[EventDetails]) -> None:
         """Something happened to an output of a task, or to the whole task when no variable is named."""
         self._put(address, TaskEvent(kind=kind, task=address.task, at=self._clock.now(), **details))
+        if (error := details.get("error")) is not None:
+            self.traces.fail(address, error)
+        if kind == "rejected":
+            self.traces.end(address)
+
+    def settled(self, address: TaskAddress) -> None:
+        """A task is finished, or the session lets go of it. That is no event: each output had its own."""
+        self.traces.end(address)
 
     def stored(self, address: VariableAddress, value: Value, *, producer: str = "", usage: Usage | None = None) -> None:
         """A variable is set. That is no event, since it is a fact on the bus already; but the history learns of it."""
@@ -98,6 +118,8 @@ class Events:
 
     def _put(self, address: TaskAddress, event: TaskEvent) -> None:
         self._history.tell(address.tenant, address.session, event)
+        if (trace := self.traces.of(address)) is not None:
+            event = msgspec.structs.replace(event, trace=trace.parent)
         self._outbox.append((address, event))
         self._has_some.set()
 

@@ -28,6 +28,7 @@ from parrot_mq.errors import (
     ParrotError,
     ProgramError,
     TaskCancelled,
+    TransformError,
 )
 from parrot_mq.messages import ErrorInfo, SessionMark, TaskAddress, Usage, Value, VariableAddress
 from parrot_mq.program import Node, Standing
@@ -110,6 +111,7 @@ class GraphExecutor:
         return address.task not in self.state.tasks and self._facts.is_unfinished(address)
 
     def _read_task(self, address: TaskAddress, delivery: Delivery) -> Task | Refusal:
+        self._events.arrived(address, delivery)
         return read_task(address, delivery, is_inherited=self._facts.is_inherited(delivery))
 
     async def _look_up(self, names: set[VariableId]) -> None:
@@ -146,6 +148,7 @@ class GraphExecutor:
         state = self.state
         task.unset = {name for name in task.unset if name not in state.values}  # not O(all values)
         if not task.unset:
+            self._events.settled(task.address)
             await self._facts.settle(task.address)
             return False
         try:
@@ -217,9 +220,9 @@ class GraphExecutor:
             await assignment.dispatcher.tell(Expire(assignment.key, GenerationFailed(name, error)))
 
     async def give_up(self, variable: VariableId, error: ParrotError) -> None:
-        """A generation failed for good. Unless its time is over the record of its task is kept, for people."""
+        """A step failed for good. The record of its task is kept, unless its time is over or a text did not fit."""
         task = self.state.writers.get(variable)
-        if task is not None and not isinstance(error, DeadlineExceeded):
+        if task is not None and not isinstance(error, DeadlineExceeded | TransformError):
             await self._facts.keep_record(task.address, error)
         await self.fail([(variable, error)])
 
@@ -260,6 +263,7 @@ class GraphExecutor:
         if not task.unset:
             state.leave(task)
             self._quotas.leave(task.address)
+            self._events.settled(task.address)
             await self._facts.settle(task.address)
 
     async def _spread(self, variable: VariableId, cause: ErrorInfo) -> None:
@@ -359,3 +363,4 @@ class GraphExecutor:
         await self._expectations.withdraw_all()
         for task in self.state.tasks.values():
             self._quotas.leave(task.address)
+            self._events.settled(task.address)

@@ -32,7 +32,7 @@ from parrot_mq.messages import (
     read_usage,
     session_subjects,
 )
-from parrot_mq.observability import get_logger
+from parrot_mq.observability import get_logger, read_trace, use_trace
 from parrot_mq.tasks import task_group
 from parrot_mq.types import VariableId
 
@@ -256,7 +256,8 @@ class Facts:
         reason = ErrorInfo.from_error(error)
         dead = DeadTask(session=address.session, task=address.task, reason=reason, record=record)
         await self._bus.publish_once(dead_subject(address.tenant, address.task), encode_json(dead))
-        log.warning("task_given_up", session=address.session, task=address.task, error=error.message)
+        with use_trace(read_trace(delivery.headers) if delivery is not None else None):
+            log.warning("task_given_up", session=address.session, task=address.task, error=error.message)
 
     async def forget(self, key: SessionKey) -> int:
         """Remove a session's tasks and values; returns the sequence up to which its variables are gone for sure."""

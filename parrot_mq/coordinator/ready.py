@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from parrot_mq.messages import BlobRef, Generation, VariableAddress
+from parrot_mq.messages import BlobRef, Generation, TaskAddress, VariableAddress
+from parrot_mq.observability import TraceContext
 from parrot_mq.program import Standing
 from parrot_mq.types import Sampling, TaskId
 
@@ -50,12 +51,22 @@ class ReadyGeneration:
         """Names the generation everywhere, as `messages.Generation.key` does."""
         return ".".join(self.address)
 
+    @property
+    def task_address(self) -> TaskAddress:
+        """Where its task was submitted."""
+        return TaskAddress(self.address.tenant, self.address.session, self.task)
+
     def next_attempt(self) -> ReadyGeneration:
         """The same generation, to be assigned once more."""
         return replace(self, attempt=self.attempt + 1)
 
-    def to_wire(self, prompt: list[int]) -> Generation:
-        """The generation as it travels; `prompt` are indices into the segments that travel with it."""
+    def to_wire(self, prompt: list[int], trace: TraceContext | None = None) -> Generation:
+        """The generation as it travels.
+
+        Args:
+            prompt: Indices into the segments that travel with it.
+            trace: Where it belongs in a trace.
+        """
         tenant, session, variable = self.address
         return Generation(
             tenant=tenant,
@@ -70,6 +81,8 @@ class ReadyGeneration:
             objective=self.standing.objective,
             salt=self.salt,
             output_ids=list(self.output_ids),
+            trace=trace.parent if trace is not None else "",
+            trace_state=trace.state if trace is not None else "",
         )
 
 
@@ -101,3 +114,8 @@ class ReadyCall:
     def key(self) -> str:
         """Names the call everywhere, as `messages.NativeCall.call` does."""
         return ".".join(self.address)
+
+    @property
+    def task_address(self) -> TaskAddress:
+        """Where its task was submitted."""
+        return TaskAddress(self.address.tenant, self.address.session, self.task)

@@ -12,7 +12,7 @@ from parrot_mq.coordinator.planning import plan_task
 from parrot_mq.coordinator.steps import PlannedCall, PlannedTransform, Step
 from parrot_mq.errors import DuplicateProducer, ParrotError
 from parrot_mq.messages import PromptTask, TaskAddress, TaskRecord, decode, salvage_outputs
-from parrot_mq.observability import get_logger
+from parrot_mq.observability import get_logger, read_trace, use_trace
 from parrot_mq.program import Node
 from parrot_mq.types import Objective, VariableId
 
@@ -91,7 +91,8 @@ def read_task(address: TaskAddress, delivery: Delivery, *, is_inherited: bool = 
     except ParrotError as error:
         problem = error
     except Exception as error:
-        log.exception("task_crashed", session=address.session, task=address.task)
+        with use_trace(read_trace(delivery.headers)):
+            log.exception("task_crashed", session=address.session, task=address.task)
         problem = ParrotError(f"the coordinator cannot handle the task: {type(error).__name__}: {error}")
     return Refusal(address, [VariableId(name) for name in salvage_outputs(delivery.payload)], problem)
 

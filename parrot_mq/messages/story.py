@@ -51,6 +51,7 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
         num_continued_tokens: Tokens that an earlier attempt had generated, and this one goes on after (`assigned`).
         num_prefilled_tokens: Of its prompt, tokens that were computed ahead for it (`started`, `finished`).
         error: Why (`failed`, `rejected`).
+        trace: Where the task belongs in a trace, as the header `traceparent`; empty if it is in none.
     """
 
     kind: EventKind
@@ -75,6 +76,7 @@ class TaskEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="tas
     num_continued_tokens: int = 0
     num_prefilled_tokens: int = 0
     error: ErrorInfo | None = None
+    trace: str = ""
 
 
 class LostAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -44,6 +44,8 @@ class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ge
         objective: What is wanted of it.
         salt: Generations with different salts share no cache: by default the tenant.
         output_ids: Tokens that an earlier attempt generated; the output goes on after them.
+        trace: Where it belongs in a trace, as the header `traceparent`; empty if it is in none.
+        trace_state: What vendors pass on with the trace, as the header `tracestate`.
     """
 
     tenant: str
@@ -58,6 +60,8 @@ class Generation(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ge
     objective: Objective = Objective()
     salt: str = ""
     output_ids: list[TokenId] = []
+    trace: str = ""
+    trace_state: str = ""
 
     @property
     def key(self) -> str:

@@ -33,7 +33,6 @@ from parrot_mq.messages import (
     Generation,
     GenerationProgress,
     GenerationsReturned,
-    Message,
     PinPrefixes,
     PrefillAhead,
     StandBy,
@@ -48,6 +47,7 @@ from parrot_mq.messages import (
     parse_replay,
     stream_subject,
 )
+from parrot_mq.observability import parse_trace, trace_headers
 from parrot_mq.program import chain_digests, segment_digest
 from parrot_mq.testing.latency_model import A100_7B, LatencyModel
 from parrot_mq.testing.simulated_engine import SimulatedEngine
@@ -141,6 +141,11 @@ class _Job:
     def address(self) -> VariableAddress:
         each = self.generation
         return VariableAddress(TenantId(each.tenant), SessionId(each.session), VariableId(each.variable))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What carries its trace on."""
+        return trace_headers(parse_trace(self.generation.trace, self.generation.trace_state))
 
     def take_progress(self) -> GenerationProgress:
         """What has not been told; it counts as told."""
@@ -380,7 +385,8 @@ class _WorkerActor(Actor):
         offset = len(job.output.piece(0, job.num_sent))
         job.num_sent = job.num_tokens
         delta = TokenDelta(attempt=each.attempt, offset=offset, text=text)
-        await self._publish(stream_subject(each.tenant, each.session, each.variable), delta)
+        subject = stream_subject(each.tenant, each.session, each.variable)
+        await self._bus.publish(subject, encode_json(delta), headers=job.headers)
 
     async def _on_replay(self, request: Delivery) -> None:
         """Send the text so far to who asks for it, if it is generated here."""
@@ -391,7 +397,8 @@ class _WorkerActor(Actor):
             return
         if job is not None and job.output is not None and job.num_prompt_tokens:
             text = job.output.piece(0, job.num_tokens)
-            await answer_replay(self._bus, request, attempt=job.generation.attempt, text=text)
+            attempt, headers = job.generation.attempt, job.headers
+            await answer_replay(self._bus, request, attempt=attempt, text=text, headers=headers)
 
     async def _tell(self, job: _Job, counts: Started | Finished) -> None:
         each = job.generation
@@ -406,11 +413,9 @@ class _WorkerActor(Actor):
             num_shared_tokens=counts.num_shared_tokens,
             num_prefilled_tokens=counts.num_prefilled_tokens,
             num_output_tokens=counts.num_output_tokens if isinstance(counts, Finished) else 0,
+            trace=each.trace,
         )
-        await self._publish(event_subject(each.tenant, each.session, kind), event)
-
-    async def _publish(self, subject: str, message: Message) -> None:
-        await self._bus.publish(subject, encode_json(message))
+        await self._bus.publish(event_subject(each.tenant, each.session, kind), encode_json(event))
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -429,7 +434,8 @@ class _WorkerActor(Actor):
 
         async def store() -> None:
             try:
-                await set_variable(self._bus, job.address, text, producer=self._config.worker_id, usage=usage)
+                producer, headers = self._config.worker_id, job.headers
+                await set_variable(self._bus, job.address, text, producer=producer, usage=usage, headers=headers)
             except VariableAlreadySet:
                 return
             await self._tell(job, finished)
@@ -443,8 +449,11 @@ class _WorkerActor(Actor):
         if isinstance(error, ParrotError) and error.retryable:
             await self._give_back([generation], error)
             return
-        address, producer = _Job(generation, 0, 0).address, self._config.worker_id
-        await self._settle(generation, lambda: fail_variable(self._bus, address, error, producer=producer))
+        job, producer = _Job(generation, 0, 0), self._config.worker_id
+        await self._settle(
+            generation,
+            lambda: fail_variable(self._bus, job.address, error, producer=producer, headers=job.headers),
+        )
 
     async def _settle(self, generation: Generation, store: Callable[[], Awaitable[object]]) -> None:
         """Store a result, and only then forget the generation."""

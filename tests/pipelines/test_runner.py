@@ -98,6 +98,26 @@ async def test_a_cloud_event_keeps_its_id_and_its_trace(service: PipelineService
     assert result.headers["tracestate"] == "a=b"
 
 
+async def test_the_trace_of_an_event_is_on_the_tokens_and_values_of_its_graph(service: PipelineService) -> None:
+    heard: list[Delivery] = []
+
+    async def keep(delivery: Delivery) -> None:
+        heard.append(delivery)
+
+    for kind in ("stream", "set", "event"):
+        await service.bus.subscribe(f"pmq.default.{kind}.>", keep)
+    headers = {"traceparent": PARENT, "tracestate": "a=b"}
+    await service.bus.request("events.x", b'{"id": 1, "text": "hello"}', headers=headers, timeout_s=5)
+    await _work_off(service, make_pipeline(source=Source(stream=EVENTS, id="/id")))
+    await eventually(lambda: sum(b'"finished"' in each.payload for each in heard) == 2)
+    by_kind = {kind: [each for each in heard if f".{kind}." in each.subject] for kind in ("stream", "set", "event")}
+    assert by_kind["stream"]
+    for delivery in [*by_kind["stream"], *by_kind["set"]]:
+        if not delivery.subject.endswith(".pipeline-published"):
+            assert {name: delivery.headers.get(name) for name in headers} == headers, delivery.subject
+    assert {json.loads(each.payload)["trace"] for each in by_kind["event"]} == {PARENT}
+
+
 async def test_a_structured_cloud_event_comes_in_and_goes_out(service: PipelineService) -> None:
     event = {"specversion": "1.0", "id": "7", "source": "/shop", "type": "t", "data": {"text": "hello"}}
     headers = {"Content-Type": "application/cloudevents+json"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parrot_workers.engine.base import Delta
 from parrot_workers.reports import Reports
+from parrot_workers.spans import Spans
 
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer
 from parrot_mq.clock import SystemClock
@@ -32,7 +33,7 @@ async def test_a_delta_carries_the_log_probabilities_of_its_tokens(memory_server
 
     async with MemoryBus(memory_server) as bus:
         subscription = await bus.subscribe(stream_subject("t", "s", "v"), keep)
-        reports = Reports(bus, "w", SystemClock())
+        reports = Reports(bus, "w", SystemClock(), Spans("w", "m"))
         await reports.delta(generation, Delta("t.s.v", "ab", 3, (told,)))
         await reports.delta(generation, Delta("t.s.v", "c", 5))
         await eventually(lambda: len(found) == 2, within_s=5)

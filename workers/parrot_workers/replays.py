@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parrot_mq.bus import Bus, Delivery, answer_replay
@@ -17,6 +18,7 @@ class _Text:
 
     generation: Generation
     pieces: list[str]
+    headers: Mapping[str, str]
 
 
 class Replays:
@@ -30,9 +32,9 @@ class Replays:
         self._bus = bus
         self._texts: dict[str, _Text] = {}
 
-    def begin(self, generation: Generation, text: str) -> None:
-        """It runs; `text` is what an earlier attempt had generated."""
-        self._texts[generation.key] = _Text(generation, [text])
+    def begin(self, generation: Generation, text: str, headers: Mapping[str, str]) -> None:
+        """It runs; `text` is what an earlier attempt had generated, `headers` what its deltas carry."""
+        self._texts[generation.key] = _Text(generation, [text], headers)
 
     def extend(self, key: str, text: str) -> None:
         """There is more of it; an unknown key is ignored."""
@@ -51,4 +53,5 @@ class Replays:
             return
         if found := self._texts.get(".".join(address)):
             found.pieces[:] = ["".join(found.pieces)]
-            await answer_replay(self._bus, request, attempt=found.generation.attempt, text=found.pieces[0])
+            attempt, text = found.generation.attempt, found.pieces[0]
+            await answer_replay(self._bus, request, attempt=attempt, text=text, headers=found.headers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from parrot_mq.bus import Bus, fail_variable, set_variable
 from parrot_mq.clock import Clock
@@ -19,9 +19,10 @@ from parrot_mq.messages import (
     event_subject,
     stream_subject,
 )
-from parrot_mq.observability import get_logger
+from parrot_mq.observability import get_logger, trace_headers, use_trace
 from parrot_mq.types import SessionId, TenantId, VariableId
 from parrot_workers.engine.base import Delta, Finished, Started
+from parrot_workers.spans import Spans
 
 __all__ = ["Reports"]
 
@@ -33,10 +34,15 @@ log = get_logger(__name__)
 class Reports:
     """Writes for one worker."""
 
-    def __init__(self, bus: Bus, worker: str, clock: Clock) -> None:
+    def __init__(self, bus: Bus, worker: str, clock: Clock, spans: Spans) -> None:
         self._bus = bus
         self._worker = worker
         self._clock = clock
+        self._spans = spans
+
+    def headers(self, generation: Generation) -> dict[str, str]:
+        """What carries the trace of a generation on."""
+        return trace_headers(self._spans.of(generation))
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -51,7 +57,7 @@ class Reports:
         Raises:
             TransportError: The server refuses it. While the server is away, it is waited for.
         """
-        address = _address(generation)
+        address, headers = _address(generation), self.headers(generation)
         usage = Usage(
             num_prompt_tokens=finished.num_prompt_tokens,
             num_shared_tokens=finished.num_shared_tokens,
@@ -62,19 +68,25 @@ class Reports:
             finished_at=self._clock.now(),
         )
         try:
-            await self._keep_trying(
-                lambda: set_variable(self._bus, address, finished.text, producer=self._worker, usage=usage)
-            )
+            with use_trace(self._spans.of(generation)):
+                await self._keep_trying(
+                    lambda: set_variable(
+                        self._bus, address, finished.text, producer=self._worker, usage=usage, headers=headers
+                    )
+                )
         except VariableAlreadySet:
-            log.info("result_not_needed", variable=generation.variable, session=generation.session)
+            log.info("result_not_needed", **self._fields(generation))
         else:
             await self._tell(generation, "finished", finished, num_output_tokens=finished.num_output_tokens)
 
     async def error(self, generation: Generation, error: BaseException) -> None:
         """Fail the variable, unless it is set; raises as `value` does."""
-        log.warning("generation_failed", variable=generation.variable, session=generation.session, error=str(error))
-        address = _address(generation)
-        await self._keep_trying(lambda: fail_variable(self._bus, address, error, producer=self._worker))
+        log.warning("generation_failed", **self._fields(generation), error=str(error))
+        address, headers = _address(generation), self.headers(generation)
+        with use_trace(self._spans.of(generation)):
+            await self._keep_trying(
+                lambda: fail_variable(self._bus, address, error, producer=self._worker, headers=headers)
+            )
 
     async def _keep_trying(self, store: Callable[[], Awaitable[object]]) -> None:
         while True:
@@ -99,7 +111,7 @@ class Reports:
         message = TokenDelta(
             attempt=generation.attempt, offset=delta.offset, text=delta.text, logprobs=list(delta.logprobs)
         )
-        await self._publish(subject, message)
+        await self._publish(subject, message, headers=self.headers(generation))
 
     async def _tell(
         self, generation: Generation, kind: EventKind, counts: Started | Finished, *, num_output_tokens: int = 0
@@ -114,16 +126,23 @@ class Reports:
             num_shared_tokens=counts.num_shared_tokens,
             num_prefilled_tokens=counts.num_prefilled_tokens,
             num_output_tokens=num_output_tokens,
+            trace=trace.parent if (trace := self._spans.of(generation)) is not None else "",
         )
         await self._publish(event_subject(generation.tenant, generation.session, kind), event)
 
-    async def _publish(self, subject: str, message: Message) -> None:
+    async def _publish(self, subject: str, message: Message, *, headers: Mapping[str, str] | None = None) -> None:
         try:
-            await self._bus.publish(subject, encode_json(message))
+            await self._bus.publish(subject, encode_json(message), headers=headers)
         except ConnectionClosed:
             raise
         except ParrotError as error:  # too large, say; nothing depends on it
             log.warning("report_dropped", subject=subject, error=error.message)
+
+    def _fields(self, generation: Generation) -> dict[str, str]:
+        """What a log line says of a generation."""
+        trace = self._spans.of(generation)
+        traced = {"trace_id": trace.trace_id} if trace is not None else {}
+        return {"variable": generation.variable, "session": generation.session, **traced}
 
 
 def _address(generation: Generation) -> VariableAddress:

@@ -40,6 +40,7 @@ from parrot_workers.progress import Progress
 from parrot_workers.prompts import Prompts
 from parrot_workers.replays import Replays
 from parrot_workers.reports import Reports
+from parrot_workers.spans import Spans
 
 __all__ = ["Drain", "WorkerActor"]
 
@@ -98,6 +99,7 @@ class WorkerActor(Actor):
         self._preparing: set[str] = set()  # of these, those that the engine has not got
         self._progress = Progress()
         self._replays = Replays(bus)
+        self._spans = Spans(config.worker_id, config.model_name)
         self._ahead = Ahead(bus, self._engine.prefill)
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -108,7 +110,7 @@ class WorkerActor(Actor):
         """Load the model; heartbeats go out meanwhile."""
         self._started_at = self._now()
         self._registry = self.context.system.remote(REGISTRY_ADDRESS)
-        self._reports = Reports(self._bus, self._config.worker_id, self.context.clock)
+        self._reports = Reports(self._bus, self._config.worker_id, self.context.clock, self._spans)
         self.context.run(self._beat(), name="heartbeat")
         self._stack = AsyncExitStack()
         try:
@@ -128,6 +130,7 @@ class WorkerActor(Actor):
     async def on_stop(self) -> None:
         for key in self._running:
             self._note_failed(key, GenerationAborted.code)
+        self._spans.end_all()
         try:
             if self._progress.has_news:
                 self._state = "draining"
@@ -222,6 +225,7 @@ class WorkerActor(Actor):
             for key, generation in new.items():
                 self._times.accept(key, now=self._now())
                 self._progress.accept(generation)
+                self._spans.begin(generation)
             self._preparing.update(new)
             self._is_idle.clear()
             prompts = Prompts(self._bus, assign.segments, latency_tpot_ms=self._config.latency_tpot_ms)
@@ -265,7 +269,8 @@ class WorkerActor(Actor):
             case Started():
                 now = self.context.clock.now()
                 self._progress.start(event.key, num_prompt_tokens=event.num_prompt_tokens, now=now)
-                self._replays.begin(generation, event.text)
+                self._spans.start(event)
+                self._replays.begin(generation, event.text, self._reports.headers(generation))
                 await self._reports.started(generation, event)
             case Delta():
                 self._times.begin(event.key, now=self._now())
@@ -275,6 +280,7 @@ class WorkerActor(Actor):
                 self._progress.extend(event.key, event.output_ids)
             case Finished():
                 self._progress.complete(event.key, event.output_ids)
+                self._spans.complete(event)
                 num_new = event.num_output_tokens - len(generation.output_ids)
                 self._times.finish(event.key, num_output_tokens=num_new, now=self._now())
                 self.context.run(self._finish(generation, event), name=f"finish:{event.key}")
@@ -335,11 +341,13 @@ class WorkerActor(Actor):
 
     def _note_failed(self, key: str, code: str) -> None:
         self._times.fail(key, code, now=self._now())
+        self._spans.fail(key, code)
 
     def _forget(self, generation: Generation) -> None:
         self._running.pop(generation.key, None)
         self._progress.forget(generation.key)
         self._replays.forget(generation.key)
+        self._spans.end(generation.key)
         self._preparing.discard(generation.key)
         if not self._running:
             self._is_idle.set()

@@ -56,6 +56,7 @@ from parrot_mq.program.transforms import Join, JsonPointer, Regex, Split, Strip
 from parrot_mq.types import Objective, Sampling, TokenLogprob
 
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 ERROR = ErrorInfo(
     code="model_not_served",
@@ -341,6 +342,7 @@ MESSAGES: tuple[Message, ...] = (
         num_continued_tokens=3,
         num_prefilled_tokens=20,
         error=ERROR,
+        trace=TRACE,
     ),
     DeadTask(session="demo", task="answer-1", reason=ERROR, record='{"type":"task.prompt"}'),
     DeadEvent(
@@ -366,6 +368,8 @@ MESSAGES: tuple[Message, ...] = (
         objective=Objective(kind="throughput", tpot_ms=50.0),
         salt="default",
         output_ids=[17, 0, 4],
+        trace=TRACE,
+        trace_state="vendor=value",
     ),
     Assign(
         batch="batch-1",
