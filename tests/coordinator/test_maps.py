@@ -56,6 +56,7 @@ async def test_a_transform_that_does_not_fit_is_the_error_of_the_output_and_of_n
         assert await run.get("v-raw") == expected("Tell.")
         assert await run.get("other") == expected("Else.")
         await eventually(service.is_all_done)
+        assert await service.dead() == []
 
 
 async def test_what_fails_before_its_transforms_ends_with_the_same_error() -> None:
