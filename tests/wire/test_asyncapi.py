@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from parrot_mq.bus.streams import SUBJECTS
 from parrot_mq.coordinator.coordinator import CONTROL, REGISTRY_ACCEPTS
 from parrot_mq.messages import WorkerMessage, subjects
+from parrot_mq.observability.tracing import TRACEPARENT, TRACESTATE
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 PAGE = (FOLDER / "README.md").read_text()
@@ -141,7 +142,8 @@ def test_examples_fit_what_they_are_examples_of(name: str) -> None:
 
 def test_every_header_is_described() -> None:
     described = {name for message in MESSAGES.values() for name in message.get("headers", {}).get("properties", {})}
-    assert described == {value for name, value in vars(subjects).items() if name.startswith("HEADER_")}
+    own = {value for name, value in vars(subjects).items() if name.startswith("HEADER_")}
+    assert described == {*own, TRACEPARENT, TRACESTATE}
 
 
 # -- operations ------------------------------------------------------------------------------------------------------
