@@ -127,7 +127,7 @@ class NativeHost:
         """Begin to serve; returns when calls can come.
 
         Raises:
-            PermissionDenied: The server refused a subject.
+            PermissionDenied: The server refused a subject; also later, when it does so after a reconnection.
             TransportError: As `Bus.subscribe`.
         """
         self._life = self._serving()
@@ -150,6 +150,8 @@ class NativeHost:
                 inbox = await self._bus.subscribe(f"{self._inbox}.*", self._on_unwanted)
                 for name, served in self._served.items():
                     subscriptions.append(await self._listen(name, served))
+                for each in subscriptions:  # one that the server ends is the end of the host
+                    self._group.create_task(each.wait_closed(), name="native:subscription")
                 log.info("native_host_started", host=self.name, tenant=self._tenant, functions=list(self._served))
                 yield
                 drain_s = self._drain_s

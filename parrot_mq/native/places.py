@@ -9,7 +9,7 @@ import msgspec
 
 from parrot_mq.bus import Bus
 from parrot_mq.clock import Clock
-from parrot_mq.errors import BlobMissing, FunctionFailed, FunctionTimedOut, ParrotError, TransportError
+from parrot_mq.errors import BlobMissing, FunctionTimedOut, ParrotError, TransportError
 from parrot_mq.messages import ErrorInfo
 from parrot_mq.native.answers import describe_failure, write_answer
 from parrot_mq.native.arguments import read_arguments
@@ -92,10 +92,9 @@ class Places:
         except TimeoutError:
             problem = f"it was not done in the {limit_s:.3g} s that it had on host {self._host!r}"
             return FunctionTimedOut(function=call.function.name, problem=problem)
-        except BlobMissing as error:
-            return error
-        except TransportError as error:
-            return msgspec.structs.replace(ErrorInfo.from_error(error), retryable=True)
+        except ParrotError as error:  # of the store, or there is no thread
+            is_away = isinstance(error, TransportError) and not isinstance(error, BlobMissing)
+            return msgspec.structs.replace(ErrorInfo.from_error(error), retryable=error.retryable or is_away)
         return self._answer(call, outcome)
 
     def _limit_s(self, call: ServedCall) -> float:
@@ -105,12 +104,12 @@ class Places:
         return call.message.deadline - self._clock.now()
 
     def _answer(self, call: ServedCall, outcome: Outcome) -> Answer:
-        if outcome.error is None:
-            try:
-                return write_answer(call.function, call.message.outputs, outcome.value)
-            except FunctionFailed as error:
-                return self._failure(call, error)
-        return self._failure(call, outcome.error)
+        if outcome.error is not None:
+            return self._failure(call, outcome.error)
+        try:
+            return write_answer(call.function, call.message.outputs, outcome.value)
+        except Exception as error:  # what was returned is somebody's code, too
+            return self._failure(call, error)
 
     def _failure(self, call: ServedCall, error: BaseException) -> ErrorInfo:
         """What the caller is told; the traceback stays here."""

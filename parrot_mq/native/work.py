@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from parrot_mq.errors import CallError
+from parrot_mq.errors import CallError, CapacityExhausted
 from parrot_mq.messages import NativeCall
 from parrot_mq.observability import TraceContext, use_trace
 from parrot_mq.program import NativeFunction
@@ -53,6 +53,9 @@ def start_work(
     """Start the code, as a part of a trace. The future has its outcome; whatever the code raises ends nobody else.
 
     Cancel: a task is cancelled; a thread cannot be, and goes on.
+
+    Raises:
+        CapacityExhausted: The process can have no further thread.
     """
     loop = asyncio.get_running_loop()
     bound = inspect.BoundArguments(function.spec.signature, dict(arguments))
@@ -99,7 +102,10 @@ class _DaemonThreads(Executor):
             else:
                 future.set_result(result)
 
-        threading.Thread(target=work, name="native", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="native", daemon=True).start()
+        except RuntimeError as error:
+            raise CapacityExhausted(f"this process can have no further thread: {error}") from error
         return future
 
 

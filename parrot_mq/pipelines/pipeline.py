@@ -13,16 +13,19 @@ from parrot_mq.bus.matching import check_filter, check_subject, matches
 from parrot_mq.errors import InvalidName, PipelineError
 from parrot_mq.pipelines.events import EventFormat
 from parrot_mq.pipelines.mapping import Field
-from parrot_mq.program import SemanticFunction
+from parrot_mq.program import NativeFunction, SemanticFunction
 from parrot_mq.program.pointer import parse_pointer
 from parrot_mq.types import check_name
 
 __all__ = ["Limits", "Pipeline", "Result", "Source", "mqtt_subject", "pipeline"]
 
 Program = Callable[..., Awaitable[Any]]
-"""Takes the texts of the inputs by name, calls semantic functions, and returns what is published: texts, semantic
-variables, numbers, and lists and objects of them. It is run anew whenever its event is delivered again, and has to make
-the same calls then; what was generated before is not generated again."""
+"""Takes the texts of the inputs by name, calls semantic and native functions, and returns what is published: texts,
+semantic variables, numbers, and lists and objects of them. It is run anew whenever its event is delivered again, and
+has to make the same calls then; what was generated before is not generated again."""
+
+AnyFunction = SemanticFunction[...] | NativeFunction[..., Any]
+"""What is one call."""
 
 MAX_NAME = 31
 
@@ -168,8 +171,8 @@ def pipeline(
     name: str = "",
     limits: Limits | None = None,
     model: str = "",
-) -> Callable[[Program | SemanticFunction[...]], Pipeline]:
-    """Make a pipeline of an async function, or of a semantic function.
+) -> Callable[[Program | AnyFunction], Pipeline]:
+    """Make a pipeline of an async function, or of one semantic or native function.
 
     Args:
         source: Where events come from.
@@ -194,8 +197,8 @@ def pipeline(
         ```
     """
 
-    def decorate(function: Program | SemanticFunction[...]) -> Pipeline:
-        program = _outputs_of(function) if isinstance(function, SemanticFunction) else function
+    def decorate(function: Program | AnyFunction) -> Pipeline:
+        program = _outputs_of(function) if isinstance(function, SemanticFunction | NativeFunction) else function
         chosen = name or function.__name__
         try:
             fields = {key: Field(pointer=each) if isinstance(each, str) else each for key, each in inputs.items()}
@@ -215,7 +218,7 @@ def pipeline(
     return decorate
 
 
-def _outputs_of(function: SemanticFunction[...]) -> Program:
+def _outputs_of(function: AnyFunction) -> Program:
     """A program that calls one function and gives all of its outputs."""
 
     async def program(**texts: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from parrot_mq.errors import PipelineError
 from parrot_mq.loading import find_in, load_module
-from parrot_mq.pipelines.pipeline import Program
-from parrot_mq.program import SemanticFunction, SemanticVariable
+from parrot_mq.pipelines.pipeline import AnyFunction, Program
+from parrot_mq.program import NativeFunction, SemanticFunction, SemanticVariable
 
 __all__ = ["Step", "find_function", "load_object", "steps_program"]
 
@@ -26,7 +26,7 @@ class Step:
         is_map: Whether it is called for each item of the lists that it reads.
     """
 
-    function: SemanticFunction[...]
+    function: AnyFunction
     reads: Mapping[str, str]
     writes: Mapping[str, str]
     is_map: bool = False
@@ -52,16 +52,16 @@ def steps_program(steps: Sequence[Step], fields: Mapping[str, str]) -> Program:
     return program
 
 
-def find_function(reference: str, where: str, folder: Path) -> SemanticFunction[...]:
-    """The semantic function that `module:name` says; modules beside the file are found, too.
+def find_function(reference: str, where: str, folder: Path) -> AnyFunction:
+    """The semantic or native function that `module:name` says; modules beside the file are found, too.
 
     Raises:
         PipelineError: There is none.
     """
     found = load_object(reference, where, folder)
-    if not isinstance(found, SemanticFunction):
-        remedy = "name one that is made by `@semantic_function`"
-        raise PipelineError(where=where, problem=f"{reference!r} is no semantic function", remedy=remedy)
+    if not isinstance(found, SemanticFunction | NativeFunction):
+        remedy = "name one that is made by `@semantic_function` or `@native_function`"
+        raise PipelineError(where=where, problem=f"{reference!r} is no semantic or native function", remedy=remedy)
     return found
 
 

@@ -15,6 +15,7 @@ from parrot_mq.errors import (
     BlobMissing,
     CapacityExhausted,
     ConfigurationError,
+    ConnectionClosed,
     FunctionFailed,
     FunctionTimedOut,
     MalformedMessage,
@@ -27,6 +28,7 @@ from parrot_mq.native import NativeHost
 from parrot_mq.observability import TraceContext, current_trace, use_trace
 from parrot_mq.program import NativeFunction, native_function
 from parrot_mq.testing import SimulatedClock
+from tests.native import functions
 from tests.native.calling import Caller, now, simulate, simulated_host
 from tests.native.functions import fail, greet, halve, nap, shout, who
 
@@ -101,6 +103,37 @@ def test_an_argument_that_is_not_in_the_store_is_a_typed_error() -> None:
             answer = await caller.request("greet", {"name": BlobRef(digest="0" * 64, size_bytes=1)})
             with pytest.raises(BlobMissing):
                 await caller.read(answer)
+            assert await caller.call("greet", name="Ada") == "Hello Ada"
+
+    simulate(main())
+
+
+def test_an_argument_that_is_no_text_is_a_typed_error() -> None:
+    async def main() -> None:
+        async with simulated_host(greet) as (_, caller):
+            digest = await caller.bus.put_blob("default", b"caf\xe9")
+            answer = await caller.request("greet", {"name": BlobRef(digest=digest, size_bytes=4)})
+            with pytest.raises(MalformedMessage, match="Expected UTF-8 text, got byte 0xe9 at offset 3"):
+                await caller.read(answer)
+            assert await caller.call("greet", name="Ada") == "Hello Ada"
+
+    simulate(main())
+
+
+def test_a_result_that_cannot_be_read_ends_its_call_alone() -> None:
+    class Trap:
+        def __getattr__(self, name: str) -> str:
+            raise ValueError(f"no {name}")
+
+    @native_function
+    async def trap(text: str) -> functions.Verdict:
+        return Trap()  # type: ignore[return-value]
+
+    async def main() -> None:
+        async with simulated_host(trap, greet) as (_, caller):
+            error = await caller.fail("trap", outputs=["verdict", "reason"], text="x")
+            assert isinstance(error, FunctionFailed)
+            assert error.problem == "ValueError: no verdict"
             assert await caller.call("greet", name="Ada") == "Hello Ada"
 
     simulate(main())
@@ -410,6 +443,17 @@ def test_a_host_that_is_cancelled_ends_at_once() -> None:
         assert now() - began_at == pytest.approx(5, abs=0.5)
 
     simulate(main())
+
+
+def test_a_host_that_the_server_has_left_ends_with_the_reason() -> None:
+    async def main() -> None:
+        bus = MemoryBus(MemoryServer(clock=SimulatedClock()))
+        async with NativeHost(bus, [greet], clock=SimulatedClock()):
+            await bus.aclose()
+            await asyncio.sleep(10)
+
+    with pytest.raises(ConnectionClosed):
+        simulate(main())
 
 
 # -- what cannot be served -------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ import pytest
 from parrot_mq.client import Client
 from parrot_mq.errors import DeadlineExceeded, FunctionFailed, FunctionNotServed, FunctionTimedOut, InputFailed
 from parrot_mq.native import NativeHost
+from parrot_mq.pipelines.repeatable import RepeatableCalls
+from parrot_mq.pipelines.steps import Step, steps_program
 from parrot_mq.program import Input, NativeFunction, Output, native_function, select, semantic_function
 from parrot_mq.testing import SimulatedClock, run_simulation, simulated_service
 from parrot_mq.testing.service import SimulatedService
@@ -114,6 +116,26 @@ def test_several_outputs_are_variables_of_their_own() -> None:
         async with _service(halve) as (_, client, _), client.session():
             first, second = halve.outputs("abcd")
             assert (await second, await first) == ("cd", "ab")
+
+    _simulate(main())
+
+
+def test_a_step_of_a_pipeline_may_be_a_native_function() -> None:
+    program = steps_program(
+        [
+            Step(function=words, reads={"text": "text"}, writes={"result": "names"}),
+            Step(function=greet, reads={"name": "names"}, writes={"result": "greetings"}, is_map=True),
+            Step(function=halve, reads={"text": "text"}, writes={"first": "one", "second": "two"}),
+        ],
+        {"greetings": "greetings", "one": "one"},
+    )
+
+    async def main() -> None:
+        async with _service(words, greet, halve) as (_, client, _), client.session() as session:
+            with RepeatableCalls(session).as_current():
+                result = await program(text="Ada Bo")
+            assert await result["greetings"] == ["Hello Ada", "Hello Bo"]
+            assert await result["one"] == "Ada"
 
     _simulate(main())
 

@@ -94,6 +94,18 @@ async def test_a_function_that_does_not_return_keeps_its_place_and_nothing_else(
         assert await caller.call("shout", text="again") == "AGAIN"
 
 
+async def test_a_process_that_can_have_no_further_thread_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with _host(shout, concurrency=1, max_waiting=0) as (_, caller):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            error = await caller.fail("shout", text="x")
+        assert isinstance(error, CapacityExhausted)
+        assert await caller.call("shout", text="x") == "X"
+
+
 HANGS = """
 import asyncio, threading
 from parrot_mq.bus import MemoryBus, MemoryServer

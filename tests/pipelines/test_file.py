@@ -12,6 +12,7 @@ from parrot_mq.errors import PipelineError
 from parrot_mq.pipelines import Field, Result, Source, load_pipeline, pipeline
 from parrot_mq.pipelines.file import find_line
 from parrot_mq.pipelines.pipeline import mqtt_subject
+from tests.native.functions import greet
 from tests.pipelines import programs
 
 GOOD = """\
@@ -68,7 +69,7 @@ def test_a_good_file_is_a_pipeline(tmp_path: Path) -> None:
         ('text = "/text"', 'text = { pointr = "/x" }', "8: unknown key 'pointr'; did you mean 'pointer'?"),
         ('text = "/text"', 'txt = "/text"', "11: nobody writes 'text', which `first` reads as 'text'; did you mean"),
         ("programs:first", "programs:fist", "11: there is no 'fist' in module"),
-        ("programs:first", "programs:chain", "11: 'tests.pipelines.programs:chain' is no semantic function"),
+        ("programs:first", "programs:chain", "11: 'tests.pipelines.programs:chain' is no semantic or native function"),
         ("tests.pipelines.programs:first", "nowhere:first", "11: there is no module 'nowhere'; install it"),
         ("tests.pipelines.programs:first", "first", "11: 'first' names no function; write `module:name`"),
         ('inputs = { text = "one" }', "map = true", "15: `second` reads no list that it could go through; read"),
@@ -87,6 +88,26 @@ def test_a_good_file_is_a_pipeline(tmp_path: Path) -> None:
 def test_a_mistake_is_told_with_line_and_remedy(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
     assert _load(tmp_path, GOOD.replace(old, new, 1)).startswith(expected)
+
+
+def test_a_step_may_be_a_native_function(tmp_path: Path) -> None:
+    step = """\
+name = "greet"
+[source]
+stream = "EVENTS"
+id = "/id"
+[inputs]
+name = "/text"
+[[steps]]
+function = "tests.native.functions:greet"
+[result]
+subject = "results.greet"
+"""
+    path = tmp_path / "pipeline.toml"
+    path.write_text(step)
+    assert list(load_pipeline(str(path)).inputs) == ["name"]
+    declared = pipeline(source=Source(stream="EVENTS", id="/id"), inputs={"name": "/text"}, result=Result(subject="r"))
+    assert declared(greet).name == "greet"
 
 
 @pytest.mark.parametrize("target", ["nowhere.toml", "nowhere:x", "tests.pipelines.programs:first", "x", "a.py:b"])
