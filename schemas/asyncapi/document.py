@@ -76,7 +76,11 @@ def _messages(schemas: Mapping[str, Json], examples: Mapping[str, Any]) -> Itera
 
 def _structured(tag: str, schema: Json, example: Any) -> Json:
     summary = str(schema["description"]).partition("\n\n")[0]
-    described = {"title": schema["title"], "contentType": content_type(tag), "summary": " ".join(summary.split())}
+    described = {
+        "title": schema["title"],
+        "contentType": content_type(tag),
+        "summary": " ".join(summary.replace("`", "").split()),
+    }
     shown = {} if example is None else {"examples": [{"payload": example}]}
     return described | {"payload": {"$ref": f"json/{tag}.json"}} | shown
 

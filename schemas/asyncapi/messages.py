@@ -44,8 +44,11 @@ ENCODED = {
     HEADER_SCHEMA: _header("Version of the messages.", const=SCHEMA_VERSION),
 }
 _TRACE = {
-    TRACEPARENT: _header("Where it belongs in a trace, as W3C Trace Context says."),
-    TRACESTATE: _header("What vendors pass on with the trace."),
+    TRACEPARENT: _header(
+        "Where it belongs in a trace, as W3C Trace Context says.",
+        examples=["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+    ),
+    TRACESTATE: _header("What vendors pass on with the trace.", examples=["congo=t61rcWkgMzE"]),
 }
 _PRODUCER = {HEADER_PRODUCER: _header("Who wrote it: a worker, or a host of native functions.", examples=["worker-0"])}
 _USAGE = {
