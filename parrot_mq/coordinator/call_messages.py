@@ -154,7 +154,7 @@ def _setback(info: ErrorInfo) -> Setback:
         kind = SetbackKind.BUSY
     else:
         kind = SetbackKind.FAILED if info.retryable else SetbackKind.REFUSED
-    return Setback(kind, info.to_error())
+    return Setback(kind, ErrorInfo.from_error(info.to_error()).to_error())  # no longer than any error of ours
 
 
 def check_object(call: ReadyCall, text: str | bytes) -> None:

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from parrot_mq.bus import Delivery, Headers
 from parrot_mq.coordinator.attempts import Again, Attempts, GiveUp, Setback, SetbackKind
 from parrot_mq.coordinator.call_counts import MAX_FUNCTIONS, OTHERS, CallCounts
-from parrot_mq.coordinator.call_messages import MAX_HOST_CHARACTERS, encode_call, name_of, pick_large
+from parrot_mq.coordinator.call_messages import (
+    MAX_HOST_CHARACTERS,
+    encode_call,
+    is_beat,
+    name_of,
+    pick_large,
+    read_answer,
+    read_beat,
+)
 from parrot_mq.coordinator.call_queue import CallQueue
 from parrot_mq.coordinator.ready import ReadyCall
 from parrot_mq.errors import FunctionFailed, FunctionNotServed, NoResponders
-from parrot_mq.messages import BlobRef, NativeCall, VariableAddress, decode, encode_json
+from parrot_mq.messages import (
+    HEADER_BLOB,
+    HEADER_STATUS,
+    BlobRef,
+    ErrorInfo,
+    NativeCall,
+    NativeRunning,
+    VariableAddress,
+    decode,
+    encode_json,
+)
 from parrot_mq.types import SessionId, TaskId, TenantId, VariableId
 
 GRACE_S = 10.0
@@ -259,6 +280,38 @@ def test_a_call_that_fits_no_message_is_an_error_that_says_so() -> None:
     )
     with pytest.raises(FunctionFailed, match=r"its 100 arguments take \d+ bytes, the limit is 1000; pass fewer"):
         encode_call(call, arguments, attempt=1, deadline=7.0, max_bytes=1_000)
+
+
+STATUSES = [None, "error", "running", "other"]
+BODIES = st.binary(max_size=40) | st.sampled_from(
+    [
+        encode_json(NativeRunning(host="h", beat_s=2.0)),
+        msgpack.packb({"host": "h", "beat_s": float("nan")}),
+        msgpack.packb({"host": "h", "beat_s": 1e300}),
+        encode_json(ErrorInfo(code="mine", message="x" * 100_000, retryable=True, facts={"args": 1, "message": "y"})),
+        b'{"a": ' + b"[" * 100_000,
+        b'{"a": 1e999, "b": 123456789012345678901234567890}',
+        b'{"a": "", "b": ""}',
+    ]
+)
+
+
+@settings(deadline=None)
+@given(BODIES, st.sampled_from(STATUSES), st.booleans(), st.sampled_from([("a",), ("a", "b")]))
+def test_whatever_a_host_says_is_an_answer_or_an_error(
+    payload: bytes, status: str | None, is_blob: bool, outputs: tuple[str, ...]
+) -> None:
+    """What it says goes through one actor for all tenants."""
+    headers = {HEADER_STATUS: status} if status is not None else {}
+    answer = Delivery("_INBOX.x", payload, Headers({**headers, **({HEADER_BLOB: "0"} if is_blob else {})}))
+    call = _make_call(outputs=outputs)
+    assert is_beat(answer) == (status == "running")
+    with suppress(FunctionFailed):
+        assert 0 < read_beat(call, answer).beat_s <= 3600
+    found = read_answer(call, answer)
+    assert isinstance(found, str | BlobRef | Setback)
+    if isinstance(found, Setback):
+        assert len(found.error.message) < 10_000
 
 
 @given(st.text())
