@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from typer.testing import CliRunner, Result
 
+from parrot_mq.cli.app import app
 from parrot_mq.cli.native import STUCK_S, HostCondition
 from parrot_mq.native import HostStatistics
 from parrot_mq.native.metrics import NativeCollector
 from parrot_mq.native.statistics import ServedCounts
-
-ROOT = Path(__file__).parents[2]
 
 TOOLS = """\
 from parrot_mq import native_function
@@ -31,9 +32,18 @@ nothing = []
 """
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "parrot_mq", "native", *arguments)
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["native", *arguments])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The files of each test are loaded anew."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in ("our_tools", "others", "broken"):
+        sys.modules.pop(name, None)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def tools(tmp_path: Path) -> str:
 
 def _mistake(*arguments: str) -> str:
     done = _run("--check", *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (1, "")
     return done.stderr.removeprefix("error: ").strip()
 
 
