@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,13 +86,6 @@ def fail_in_thread(kind: str) -> str:
 async def nap(seconds: str) -> str:
     """Wait without keeping others."""
     await asyncio.sleep(float(seconds))
-    return f"slept {seconds}"
-
-
-@native_function
-def nap_in_thread(seconds: str) -> str:
-    """Keep a thread."""
-    time.sleep(float(seconds))
     return f"slept {seconds}"
 
 

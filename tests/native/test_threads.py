@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from parrot_mq.native import NativeHost
 from parrot_mq.program import NativeFunction, native_function
 from tests.coordinator.service import eventually
 from tests.native.calling import Caller
-from tests.native.functions import fail_in_thread, greet, nap_in_thread, shout, who_in_thread
+from tests.native.functions import fail_in_thread, greet, shout, who_in_thread
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,13 +52,21 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
 
 
 async def test_threads_keep_neither_each_other_nor_the_loop() -> None:
-    async with _host(nap_in_thread, greet, concurrency=4) as (_, caller):
-        async with asyncio.TaskGroup() as group:
-            began_at = time.monotonic()
-            naps = [group.create_task(caller.call("nap_in_thread", seconds="0.2")) for _ in range(3)]
-            assert await caller.call("greet", name="Ada") == "Hello Ada"
-            assert not any(nap.done() for nap in naps)
-        assert time.monotonic() - began_at < 0.6
+    together, released = threading.Barrier(3), threading.Event()
+
+    @native_function
+    def meet(text: str) -> str:
+        together.wait(20)
+        released.wait(20)
+        return text
+
+    async with _host(meet, greet, concurrency=4) as (_, caller), asyncio.TaskGroup() as group:
+        meetings = [group.create_task(caller.call("meet", text=str(number))) for number in range(3)]
+        assert await caller.call("greet", name="Ada") == "Hello Ada"
+        assert not any(meeting.done() for meeting in meetings)
+        released.set()
+    assert not together.broken
+    assert [meeting.result() for meeting in meetings] == ["0", "1", "2"]
 
 
 async def test_code_in_a_thread_can_ask_which_call_it_runs_for() -> None:
