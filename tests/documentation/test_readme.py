@@ -100,8 +100,11 @@ def test_the_pipeline_of_the_readme_can_be_loaded(tmp_path: Path) -> None:
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target, heading in re.findall(r"\]\(([^)#]+)#?([^)]*)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", (ROOT / target).read_text(), re.MULTILINE)
+            assert heading in {title.lower().replace(" ", "-") for title in titles}, heading
 
 
 def test_every_command_that_the_readme_shows_exists() -> None:

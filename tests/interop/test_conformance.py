@@ -27,6 +27,7 @@ from parrot_mq.messages import (
     event_subject,
     session_subjects,
     set_subject,
+    subjects,
     task_subject,
     variable_subject,
 )
@@ -375,3 +376,14 @@ async def test_a_coordinator_says_that_it_is_up(agent: Agent, own_nats_url: str)
 async def test_without_a_coordinator_nobody_answers(agent: Agent, own_nats_url: str, session: str) -> None:
     with pytest.raises(AgentRefused, match=r"(?i)no responders"):
         await agent.request(control_subject(TENANT, session, "open"), json={})
+
+
+# -- the suite -------------------------------------------------------------------------------------------------------
+
+
+def test_every_subject_that_can_be_built_is_in_a_row() -> None:
+    """A new subject needs one."""
+    rows = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    for name in subjects.__all__:
+        if name.endswith("_subject"):
+            assert f"{name}(" in rows, name

@@ -22,6 +22,8 @@ from parrot_mq.messages import (
     STREAM_LEASES,
     STREAM_TASKS,
     STREAM_VARS,
+    DeadEvent,
+    DeadTask,
     ErrorInfo,
     EventKind,
     NativeCall,
@@ -32,7 +34,7 @@ from parrot_mq.messages import (
 )
 from parrot_mq.messages.values import MAX_INLINE_BYTES
 from parrot_mq.program.patterns import REGEX_TIMEOUT_S
-from parrot_mq.program.transforms import MAX_LIST_ITEMS, MAX_TEXT, MAX_TRANSFORMS, Transform
+from parrot_mq.program.transforms import MAX_LIST_ITEMS, MAX_TEXT, MAX_TRANSFORMS, Transform, apply_transforms
 from parrot_mq.types import Objective, Sampling
 
 FOLDER = Path(__file__).parents[2] / "schemas"
@@ -70,8 +72,23 @@ def test_every_field_of_a_task_is_explained(title: str, cls: type[msgspec.Struct
             assert json.loads(default) == field.default
 
 
-def test_every_field_of_a_call_is_explained() -> None:
-    assert list(_table("field of a call")) == list(NativeCall.__struct_fields__)
+@pytest.mark.parametrize(
+    ("title", "cls"),
+    [("field of a call", NativeCall), ("field of `task.dead`", DeadTask), ("field of `pipeline.dead`", DeadEvent)],
+)
+def test_every_field_of_a_record_is_explained(title: str, cls: type[msgspec.Struct]) -> None:
+    assert _table(title).keys() >= set(cls.__struct_fields__)
+
+
+@pytest.mark.parametrize("text", re.findall(r"`(\{\"[^`…<]*\})`", PAGE))
+def test_documents_within_the_text_are_json(text: str) -> None:
+    json.loads(text)
+
+
+def test_the_transforms_within_the_text_can_be_used() -> None:
+    (shown,) = re.findall(r'`"transforms": (\[.*?\])`', PAGE)
+    transforms = msgspec.json.decode(shown, type=list[Transform])
+    assert apply_transforms(transforms, "I think.\nAnswer: 42 \n") == "42"
 
 
 def test_every_transform_is_explained() -> None:
