@@ -17,14 +17,24 @@ from typing import Any
 
 import pytest
 
-__all__ = ["EXAMPLES", "Line", "Node", "NodeMissing", "Script", "install", "running_script", "script_folder"]
+__all__ = [
+    "EXAMPLES",
+    "INSTALL_TIMEOUT_S",
+    "Line",
+    "Node",
+    "NodeMissing",
+    "Script",
+    "install",
+    "running_script",
+    "script_folder",
+]
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples" / "node"
 CACHE = Path(__file__).parent / "node_modules"
 """Ignored by git; one folder for each set of packages that was ever asked for."""
 
 MIN_NODE = 18
-INSTALL_TIMEOUT_S = 45.0
+INSTALL_TIMEOUT_S = 120.0
 RETRIES = ("--fetch-retries=2", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=1000")
 WAIT_S = 20.0
 """Longest wait for something that has to happen."""

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.interop.node import EXAMPLES, Line, running_script, script_folder
+from tests.interop.node import EXAMPLES, INSTALL_TIMEOUT_S, Line, running_script, script_folder
 
-pytestmark = pytest.mark.node
+RENDER_S = 150.0
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(INSTALL_TIMEOUT_S + RENDER_S)]
 
 SCHEMAS = EXAMPLES.parents[1]
 SCRIPTS = SCHEMAS / "page"
-RENDER_S = 150.0
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,6 @@ async def test_the_parser_finds_mistakes(scripts: Path, folder: Path, spoil: Any
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(RENDER_S + 30)
 def test_the_page_shows_everything(scripts: Path, tmp_path: Path) -> None:
     """Every subject, every operation, every message with what it is and its example, also without scripts."""
     target = tmp_path / "page.html"

@@ -13,6 +13,8 @@ import pytest
 from parrot_mq import errors
 from parrot_mq.bus import BusConfig
 from parrot_mq.bus.streams import SUBJECTS, stream_configs
+from parrot_mq.coordinator import CoordinatorConfig
+from parrot_mq.coordinator.call_run import NUM_MISSING_BEATS
 from parrot_mq.messages import (
     HEADER_BLOB,
     HEADER_PRODUCER,
@@ -161,6 +163,9 @@ def test_every_stream_is_explained() -> None:
 def test_numbers_and_headers_are_those_of_the_code() -> None:
     assert MAX_INLINE_BYTES == 256 * 1024
     assert "above 256 KiB" in PAGE
+    assert (CoordinatorConfig().function_grace_s, NUM_MISSING_BEATS) == (10, 3)
+    assert "it is tried for ten seconds" in PAGE
+    assert "lost after three that stay away" in " ".join(PAGE.split())
     assert all(f"`{header}" in PAGE for header in (HEADER_BLOB, HEADER_PRODUCER, HEADER_SCHEMA, "Pmq-Status: error"))
 
 
