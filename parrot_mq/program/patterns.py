@@ -16,7 +16,7 @@ from parrot_mq.program.diagnostics import excerpt
 __all__ = ["REGEX_TIMEOUT_S", "TimeBudget", "check_pattern", "find_every"]
 
 REGEX_TIMEOUT_S: Final = 1.0
-"""Seconds for all searches of one output together."""
+"""Seconds of computing for all searches of one output together; waiting for one's turn does not count."""
 MAX_REPEATED: Final = 20_000
 """How large a pattern may become when its repetitions are written out, as the compiler does."""
 
@@ -32,7 +32,7 @@ _UNUSABLE: Final = {
 
 
 class TimeBudget:
-    """The time that is left for searches; it begins with the first."""
+    """The time that is left for searches of one thread; it begins with the first."""
 
     def __init__(self, limit_s: float = REGEX_TIMEOUT_S) -> None:
         self._limit_s = limit_s
@@ -44,7 +44,7 @@ class TimeBudget:
         Raises:
             TimeoutError: There are none.
         """
-        now = time.perf_counter()
+        now = time.thread_time()
         if self._end is None:
             self._end = now + self._limit_s
         if now >= self._end:

@@ -67,7 +67,7 @@ class Strip(_Transform, frozen=True, omit_defaults=True, forbid_unknown_fields=T
 class Regex(_Transform, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag="regex"):
     """Find a regular expression, and take what a group of it matched.
 
-    All searches of one output together may take a second. It has neither the flag `x` nor recursions.
+    All searches of one output together may compute for a second. It has neither the flag `x` nor recursions.
 
     Attributes:
         pattern: The expression, found anywhere in the text.

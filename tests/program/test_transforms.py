@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from parrot_mq.errors import ConfigurationError, TransformError
 from parrot_mq.program.diagnostics import MAX_EXCERPT, excerpt
-from parrot_mq.program.patterns import MAX_REPEATED, REGEX_TIMEOUT_S
+from parrot_mq.program.patterns import MAX_REPEATED, REGEX_TIMEOUT_S, TimeBudget
 from parrot_mq.program.pointer import NothingThere, find_at, json_text
 from parrot_mq.program.transforms import (
     MAX_LIST_ITEMS,
@@ -315,6 +315,13 @@ def test_a_search_ends_in_time(pattern: str) -> None:
     message = _refused(Regex(pattern), of="a" * 5000 + "!")
     assert time.monotonic() - begin < 20 * REGEX_TIMEOUT_S
     assert "took more than 1 s; nest no repetitions such as `(a+)+`" in message
+
+
+def test_a_thread_that_waits_for_its_turn_loses_no_time() -> None:
+    budget = TimeBudget(0.05)
+    assert budget.left_s() == 0.05
+    time.sleep(0.1)
+    assert budget.left_s() > 0
 
 
 def test_all_searches_of_an_output_share_their_time() -> None:
