@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from parrot_mq.coordinator.ready import ReadyCall
@@ -19,6 +19,7 @@ class Lane:
         waiting: Not started yet, by key, in the order in which they came.
         num_started: How many have been started and have not ended.
         unserved_since: Since when nobody has listened (monotonic seconds); None if somebody has, or nobody tried.
+        refused: Those for which no host had room, by key, each with what wakes it before its time.
     """
 
     tenant: str
@@ -26,6 +27,13 @@ class Lane:
     waiting: OrderedDict[str, ReadyCall] = field(default_factory=OrderedDict)
     num_started: int = 0
     unserved_since: float | None = None
+    refused: OrderedDict[str, Callable[[], None]] = field(default_factory=OrderedDict)
+
+    def wake_refused(self) -> None:
+        """A host may have room again, for one."""
+        if self.refused:
+            _, wake = self.refused.popitem(last=False)
+            wake()
 
 
 @dataclass(slots=True, eq=False)

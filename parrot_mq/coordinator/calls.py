@@ -175,14 +175,29 @@ class CallerActor(Actor):
             decision = attempts.decide(setback, unserved_s=unserved_s)
             if isinstance(decision, GiveUp):
                 return decision.error
-            await clock.sleep(min(decision.delay_s, left_s))
+            await self._wait(entry, setback, min(decision.delay_s, left_s))
         await clock.sleep(LATE_S)
         return DeadlineExceeded(what=f"the call of {call.function!r}", timeout_s=round(self._now - entry.arrived_at, 1))
+
+    async def _wait(self, entry: _Entry, setback: Setback, delay_s: float) -> None:
+        """Wait before the next attempt; for room not longer than until a call of the function ends."""
+        if setback.kind is not SetbackKind.BUSY:
+            await self.context.clock.sleep(delay_s)
+            return
+        room, lane = asyncio.Event(), self._queue.lane(entry.call)
+        lane.refused[entry.call.key] = room.set
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await room.wait()
+        finally:
+            lane.refused.pop(entry.call.key, None)
 
     def _end(self, entry: _Entry, result: CallResult) -> None:
         """A call that was started is over, and another one may be started."""
         call = entry.call
         del self._entries[call.key]
+        self._queue.lane(call).wake_refused()
         self._queue.end(call)
         self._counts.ended(call.function, result)
         self._start(call.address.tenant)

@@ -409,6 +409,29 @@ def test_a_host_without_room_is_asked_again_soon_and_that_is_no_attempt() -> Non
     _simulate(main)
 
 
+def test_as_soon_as_a_call_ends_one_that_found_no_room_is_made_again() -> None:
+    async def main(world: _World) -> None:
+        num_running = 0
+
+        async def do_two_at_a_time(run: Running) -> None:
+            nonlocal num_running
+            if num_running == 2:
+                await run.refuse()
+                return
+            num_running += 1
+            await asyncio.sleep(3)
+            num_running -= 1
+            await _echo(run)
+
+        await world.host(do_two_at_a_time)
+        for number in range(10):
+            await world.call(f"v{number}")
+        await world.until(lambda: len(world.facts) == 10)
+        assert world.now == pytest.approx(15, abs=0.1), "two at a time, one after the other"
+
+    _simulate(main, config=CoordinatorConfig())
+
+
 # -- hosts that are lost ---------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,8 @@ from tests.coordinator.programs import ref, task
         ("assign_timeout_s", 0, "assign_timeout_s must be above 0 seconds, got 0"),
         ("settle_s", -0.5, "settle_s must not be negative, got -0.5"),
         ("model_grace_s", -1, "model_grace_s must not be negative, got -1"),
+        ("function_grace_s", -1, "function_grace_s must not be negative, got -1"),
+        ("max_calls_per_tenant", 0, "max_calls_per_tenant must be at least 1, got 0"),
         ("max_pins", -1, "max_pins must not be negative, got -1"),
         ("max_wait_s", -1, "max_wait_s must not be negative, got -1"),
         ("max_holder_wait_s", -1, "max_holder_wait_s must not be negative, got -1"),
