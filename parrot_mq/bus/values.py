@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 
 import msgspec
@@ -25,6 +25,7 @@ from parrot_mq.messages import (
     variable_subject,
 )
 from parrot_mq.messages.values import MAX_INLINE_BYTES, read_usage
+from parrot_mq.observability import current_trace, trace_headers
 from parrot_mq.types import raw_variable
 
 __all__ = ["fail_variable", "fetch_text", "get_usage", "get_values", "pack_text", "set_variable"]
@@ -37,9 +38,8 @@ async def set_variable(
     *,
     producer: str = "",
     usage: Usage | None = None,
-    headers: Mapping[str, str] | None = None,
 ) -> Stored:
-    """Set a variable, once, to a text or to a blob that is stored already.
+    """Set a variable, once, to a text or to a blob that is stored already. It carries the trace of what runs now.
 
     Args:
         bus: The connection.
@@ -47,7 +47,6 @@ async def set_variable(
         text: Its value.
         producer: The worker, or the host of a function, that made it, if one did.
         usage: What it cost.
-        headers: What else travels with it, such as its trace.
 
     Delivery: when it returns, the value is stored. Setting the same text again is harmless.
 
@@ -55,10 +54,10 @@ async def set_variable(
         VariableAlreadySet: It has another value.
         TransportError: As `Bus.publish_once`.
     """
-    payload, own = await pack_text(bus, address.tenant, text)
+    payload, headers = await pack_text(bus, address.tenant, text)
     if usage is not None:
-        own = {**own, HEADER_USAGE: msgspec.json.encode(usage).decode()}
-    return await _publish(bus, address, payload, {**(headers or {}), **own}, producer)
+        headers = {**headers, HEADER_USAGE: msgspec.json.encode(usage).decode()}
+    return await _publish(bus, address, payload, headers, producer)
 
 
 async def pack_text(bus: Bus, tenant: str, text: str | BlobRef) -> tuple[bytes, dict[str, str]]:
@@ -75,17 +74,15 @@ async def pack_text(bus: Bus, tenant: str, text: str | BlobRef) -> tuple[bytes, 
 
 
 async def fail_variable(
-    bus: Bus,
-    address: VariableAddress,
-    error: BaseException | ErrorInfo,
-    *,
-    producer: str = "",
-    headers: Mapping[str, str] | None = None,
+    bus: Bus, address: VariableAddress, error: BaseException | ErrorInfo, *, producer: str = ""
 ) -> bool:
-    """Give a variable an error instead of a value; returns False if it had a value or an error already."""
-    payload, own = encode_error(error)
+    """Give a variable an error instead of a value; returns False if it had a value or an error already.
+
+    It carries the trace of what runs now.
+    """
+    payload, headers = encode_error(error)
     try:
-        return (await _publish(bus, address, payload, {**(headers or {}), **own}, producer)).is_new
+        return (await _publish(bus, address, payload, headers, producer)).is_new
     except VariableAlreadySet:
         return False
 
@@ -93,6 +90,7 @@ async def fail_variable(
 async def _publish(
     bus: Bus, address: VariableAddress, payload: bytes, headers: dict[str, str], producer: str
 ) -> Stored:
+    headers = {**headers, **trace_headers(current_trace())}
     if producer:
         headers = {**headers, HEADER_PRODUCER: producer}
     try:

@@ -32,7 +32,7 @@ from parrot_mq.errors import (
 )
 from parrot_mq.messages import HEADER_PRODUCER, BlobRef, call_subject, is_inbox
 from parrot_mq.messages.values import MAX_INLINE_BYTES
-from parrot_mq.observability import get_logger
+from parrot_mq.observability import get_logger, use_trace
 
 __all__ = ["CallRun"]
 
@@ -195,7 +195,8 @@ class CallRun:
         self.has_answer = True  # the fact may be heard of before the server says that it is stored
         while True:
             try:
-                await set_variable(self._bus, call.address, value, producer=host)
+                with use_trace(self._events.trace):
+                    await set_variable(self._bus, call.address, value, producer=host)
                 return None
             except VariableAlreadySet:  # by somebody else; that fact comes, too
                 return None

@@ -9,7 +9,7 @@ from parrot_mq.actors import ActorRef
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator.events import Events
 from parrot_mq.coordinator.expectations import Expectations
-from parrot_mq.coordinator.facts import Facts
+from parrot_mq.coordinator.facts import Facts, Failure
 from parrot_mq.coordinator.handing_over import HandingOver
 from parrot_mq.coordinator.local_steps import LocalSteps, Run
 from parrot_mq.coordinator.models import Models
@@ -31,6 +31,7 @@ from parrot_mq.errors import (
     TransformError,
 )
 from parrot_mq.messages import ErrorInfo, SessionMark, TaskAddress, Usage, Value, VariableAddress
+from parrot_mq.observability import TraceContext
 from parrot_mq.program import Node, Standing
 from parrot_mq.types import VariableId
 
@@ -184,7 +185,7 @@ class GraphExecutor:
         """Say why on the outputs that no other task writes; keep the record if that does not tell everyone."""
         address, outputs, error = refusal
         free = [name for name in outputs if name not in self.state.writers]
-        await self.fail((name, error) for name in free)
+        await self.fail(((name, error) for name in free), of=address)
         self._events.emit(address, "rejected", error=ErrorInfo.from_error(error))
         if len(free) < len(outputs) or not outputs or isinstance(error, CodecError | DuplicateProducer):
             await self._facts.bury(address, error)
@@ -286,12 +287,22 @@ class GraphExecutor:
         task = self.state.writers.get(node.writes)
         return task is not None and isinstance(task.steps[node.writes], PlannedTransform | PlannedList)
 
-    async def fail(self, failures: Iterable[tuple[VariableId, ParrotError]]) -> None:
-        """Give variables an error; it comes back as a fact. What was set before is looked up: its fact was missed."""
+    async def fail(self, failures: Iterable[tuple[VariableId, ParrotError]], *, of: TaskAddress | None = None) -> None:
+        """Give variables an error; it comes back as a fact. What was set before is looked up: its fact was missed.
+
+        Args:
+            failures: The variables, each with why.
+            of: Whose outputs they are, if that task is not entered.
+        """
         unset = [(name, error) for name, error in failures if name not in self.state.values]
-        failing = ((VariableAddress(*self._key, name), error) for name, error in unset)
+        failing = (Failure(VariableAddress(*self._key, name), error, self._trace(name, of)) for name, error in unset)
         if missed := await self._facts.fail(failing):
             await self._read(missed)
+
+    def _trace(self, name: VariableId, of: TaskAddress | None) -> TraceContext | None:
+        task = self.state.writers.get(name)
+        address = task.address if task is not None else of
+        return self._events.traces.of(address) if address is not None else None
 
     def _forget_values(self) -> None:
         """Keep the memory of a session that goes on and on bounded; only between tasks that are entered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from parrot_mq.bus import Bus, Delivery, Subscription, fail_variable, fetch_text, get_values, set_variable
 from parrot_mq.bus.tasks import for_each
@@ -32,11 +33,11 @@ from parrot_mq.messages import (
     read_usage,
     session_subjects,
 )
-from parrot_mq.observability import get_logger, read_trace, use_trace
+from parrot_mq.observability import TraceContext, get_logger, read_trace, use_trace
 from parrot_mq.tasks import task_group
 from parrot_mq.types import VariableId
 
-__all__ = ["Facts"]
+__all__ = ["Facts", "Failure"]
 
 CONSUMER = "coordinator"
 CATCH_UP_S = 20.0
@@ -49,6 +50,14 @@ OnTask = Callable[[SessionKey, TaskArrived], Awaitable[None]]
 OnVariable = Callable[[SessionKey, VariableStored], Awaitable[None]]
 
 log = get_logger(__name__)
+
+
+class Failure(NamedTuple):
+    """A variable that is to become an error: why, and where its task belongs in a trace."""
+
+    address: VariableAddress
+    error: ParrotError
+    trace: TraceContext | None
 
 
 class Facts:
@@ -222,14 +231,15 @@ class Facts:
 
     # -- settling ----------------------------------------------------------------------------------------------------
 
-    async def fail(self, failures: Iterable[tuple[VariableAddress, ParrotError]]) -> list[VariableId]:
+    async def fail(self, failures: Iterable[Failure]) -> list[VariableId]:
         """Give variables an error; returns those that were set already."""
         set_before: list[VariableId] = []
 
-        async def fail_one(failure: tuple[VariableAddress, ParrotError]) -> None:
-            address, error = failure
-            if not await fail_variable(self._bus, address, error):
-                set_before.append(address.variable)
+        async def fail_one(failure: Failure) -> None:
+            address, error, trace = failure
+            with use_trace(trace):
+                if not await fail_variable(self._bus, address, error):
+                    set_before.append(address.variable)
 
         await for_each(failures, fail_one, num_workers=NUM_WRITERS)
         return set_before

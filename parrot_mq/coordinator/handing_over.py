@@ -16,6 +16,7 @@ from parrot_mq.coordinator.task import Task
 from parrot_mq.errors import FunctionNotServed
 from parrot_mq.messages import VariableAddress
 from parrot_mq.messages.values import MAX_INLINE_BYTES
+from parrot_mq.observability import use_trace
 from parrot_mq.program import Node
 from parrot_mq.program.transforms import decode_list
 from parrot_mq.types import VariableId
@@ -70,7 +71,8 @@ class HandingOver:
             case PlannedMap():
                 raise AssertionError("a map is expanded, and not handed over")
             case step:
-                self._local.start(step, self._state.values)
+                with use_trace(self._events.traces.of(task.address)):
+                    self._local.start(step, self._state.values)
 
     async def _generate(self, task: Task, node: Node, planned: PlannedGeneration) -> None:
         model = self._models.resolve(task.model)

@@ -126,10 +126,7 @@ def current_trace() -> TraceContext | None:
 
 @contextmanager
 def use_trace(trace: TraceContext | None) -> Iterator[None]:
-    """Let the block, and the tasks that are started in it, belong to a trace; None changes nothing."""
-    if trace is None:
-        yield
-        return
+    """Let the block, and the tasks that are started in it, belong to a trace, or to none."""
     token = _current.set(trace)
     otel_token = context_api.attach(to_otel(trace, context_api.get_current())) if trace_api is not None else None
     try:
@@ -164,7 +161,7 @@ def to_otel(trace: TraceContext | None, base: Any = None) -> Any:
     """
     base = context_api.Context() if base is None else base
     if trace is None:
-        return base
+        return trace_api.set_span_in_context(trace_api.INVALID_SPAN, base)
     context = trace_api.SpanContext(
         trace_id=int(trace.trace_id, 16),
         span_id=int(trace.span_id, 16),

@@ -47,7 +47,7 @@ from parrot_mq.messages import (
     parse_replay,
     stream_subject,
 )
-from parrot_mq.observability import parse_trace, trace_headers
+from parrot_mq.observability import TraceContext, parse_trace, trace_headers, use_trace
 from parrot_mq.program import chain_digests, segment_digest
 from parrot_mq.testing.latency_model import A100_7B, LatencyModel
 from parrot_mq.testing.simulated_engine import SimulatedEngine
@@ -143,9 +143,9 @@ class _Job:
         return VariableAddress(TenantId(each.tenant), SessionId(each.session), VariableId(each.variable))
 
     @property
-    def headers(self) -> dict[str, str]:
-        """What carries its trace on."""
-        return trace_headers(parse_trace(self.generation.trace, self.generation.trace_state))
+    def trace(self) -> TraceContext | None:
+        """Where it belongs in a trace."""
+        return parse_trace(self.generation.trace, self.generation.trace_state)
 
     def take_progress(self) -> GenerationProgress:
         """What has not been told; it counts as told."""
@@ -386,7 +386,7 @@ class _WorkerActor(Actor):
         job.num_sent = job.num_tokens
         delta = TokenDelta(attempt=each.attempt, offset=offset, text=text)
         subject = stream_subject(each.tenant, each.session, each.variable)
-        await self._bus.publish(subject, encode_json(delta), headers=job.headers)
+        await self._bus.publish(subject, encode_json(delta), headers=trace_headers(job.trace))
 
     async def _on_replay(self, request: Delivery) -> None:
         """Send the text so far to who asks for it, if it is generated here."""
@@ -397,7 +397,7 @@ class _WorkerActor(Actor):
             return
         if job is not None and job.output is not None and job.num_prompt_tokens:
             text = job.output.piece(0, job.num_tokens)
-            attempt, headers = job.generation.attempt, job.headers
+            attempt, headers = job.generation.attempt, trace_headers(job.trace)
             await answer_replay(self._bus, request, attempt=attempt, text=text, headers=headers)
 
     async def _tell(self, job: _Job, counts: Started | Finished) -> None:
@@ -434,8 +434,8 @@ class _WorkerActor(Actor):
 
         async def store() -> None:
             try:
-                producer, headers = self._config.worker_id, job.headers
-                await set_variable(self._bus, job.address, text, producer=producer, usage=usage, headers=headers)
+                with use_trace(job.trace):
+                    await set_variable(self._bus, job.address, text, producer=self._config.worker_id, usage=usage)
             except VariableAlreadySet:
                 return
             await self._tell(job, finished)
@@ -450,10 +450,8 @@ class _WorkerActor(Actor):
             await self._give_back([generation], error)
             return
         job, producer = _Job(generation, 0, 0), self._config.worker_id
-        await self._settle(
-            generation,
-            lambda: fail_variable(self._bus, job.address, error, producer=producer, headers=job.headers),
-        )
+        with use_trace(job.trace):
+            await self._settle(generation, lambda: fail_variable(self._bus, job.address, error, producer=producer))
 
     async def _settle(self, generation: Generation, store: Callable[[], Awaitable[object]]) -> None:
         """Store a result, and only then forget the generation."""

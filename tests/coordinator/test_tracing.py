@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from opentelemetry import trace as trace_api
@@ -13,9 +14,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.testing import capture_logs
 
 from parrot_mq.bus import Delivery, request_replay
-from parrot_mq.messages import STREAM_VARS, VariableAddress, call_subject, encode, task_subject, variable_subject
+from parrot_mq.messages import (
+    STREAM_VARS,
+    OutputSpec,
+    PromptTask,
+    VariableAddress,
+    call_subject,
+    encode,
+    task_subject,
+    variable_subject,
+)
 from parrot_mq.observability import TraceContext, parse_trace, spans, use_trace
 from parrot_mq.program import Input, Output, semantic_function
+from parrot_mq.program.transforms import Split
 from parrot_mq.types import VariableId
 from tests.coordinator.programs import Program, native, program, ref, task
 from tests.coordinator.service import Service, answer, eventually, expected, make_engine, running_service
@@ -112,6 +123,24 @@ async def test_a_task_that_is_rejected_says_which_trace_it_belongs_to() -> None:
         assert [(event.kind, event.trace) for event in service.events] == [("rejected", PARENT)]
 
 
+async def test_what_the_coordinator_makes_of_a_text_belongs_to_the_trace() -> None:
+    """Lists, their items, and errors: here of a deadline and of what waits for the failed variable."""
+    record = PromptTask(
+        template="a b{{out}}",
+        outputs={"out": OutputSpec(variable="list", transforms=[Split(separator=" ")])},
+        timeout_s=600,
+    )
+    async with running_service() as service, program(service) as run:
+        subject = task_subject(run.tenant, run.name, "k")
+        await service.bus.publish_once(subject, encode(record), headers=HEADERS)
+        await _submit(run, "{{x}}{{out}}", name="late", reads={"x": ref("never")}, writes="late", timeout_s=0.01)
+        await _submit(run, "{{x}}{{out}}", name="after", reads={"x": ref("late")}, writes="after")
+        await run.get("list")
+        assert (await run.error("after")).code == "input_failed"
+        for variable in ("list", "list-raw", "list-0", "late", "after"):
+            assert await _stored(run, variable) == HEADERS, variable
+
+
 async def test_a_native_function_is_called_with_the_trace() -> None:
     calls: list[Delivery] = []
     async with running_service() as service, program(service) as run:
@@ -123,6 +152,7 @@ async def test_a_native_function_is_called_with_the_trace() -> None:
         await service.bus.subscribe(call_subject("default", "*", "f"), serve)
         await service.bus.publish_once(task_subject("default", run.name, "k"), encode(native("f")), headers=HEADERS)
         assert await run.get("out") == "served"
+        assert await _stored(run, "out") == HEADERS
     assert {name: calls[0].headers[name] for name in HEADERS} == HEADERS
 
 
@@ -144,10 +174,12 @@ async def test_another_worker_goes_on_in_the_same_trace_and_so_does_a_replay() -
         assert len(service.assignments("out")) == 2
 
 
-async def _submit(run: Program, template: str, *, headers: dict[str, str] | None = None) -> None:
+async def _submit(
+    run: Program, template: str, *, name: str = "k", headers: dict[str, str] | None = None, **settings: Any
+) -> None:
     """Submit a task in the trace, or with other headers, as any client does."""
-    subject = task_subject(run.tenant, run.name, "k")
-    await run.service.bus.publish_once(subject, encode(task(template)), headers=headers or HEADERS)
+    subject = task_subject(run.tenant, run.name, name)
+    await run.service.bus.publish_once(subject, encode(task(template, **settings)), headers=headers or HEADERS)
 
 
 async def _stored(run: Program, variable: str) -> dict[str, str]:

@@ -110,7 +110,7 @@ def test_a_block_belongs_to_its_trace_and_what_is_around_it_does_not() -> None:
         with use_trace(inner):
             assert current_trace() == inner
         with use_trace(None):
-            assert current_trace() == outer
+            assert current_trace() is None
         assert current_trace() == outer
     assert current_trace() is None
 

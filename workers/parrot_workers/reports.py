@@ -57,7 +57,7 @@ class Reports:
         Raises:
             TransportError: The server refuses it. While the server is away, it is waited for.
         """
-        address, headers = _address(generation), self.headers(generation)
+        address = _address(generation)
         usage = Usage(
             num_prompt_tokens=finished.num_prompt_tokens,
             num_shared_tokens=finished.num_shared_tokens,
@@ -70,9 +70,7 @@ class Reports:
         try:
             with use_trace(self._spans.of(generation)):
                 await self._keep_trying(
-                    lambda: set_variable(
-                        self._bus, address, finished.text, producer=self._worker, usage=usage, headers=headers
-                    )
+                    lambda: set_variable(self._bus, address, finished.text, producer=self._worker, usage=usage)
                 )
         except VariableAlreadySet:
             log.info("result_not_needed", **self._fields(generation))
@@ -82,11 +80,9 @@ class Reports:
     async def error(self, generation: Generation, error: BaseException) -> None:
         """Fail the variable, unless it is set; raises as `value` does."""
         log.warning("generation_failed", **self._fields(generation), error=str(error))
-        address, headers = _address(generation), self.headers(generation)
+        address = _address(generation)
         with use_trace(self._spans.of(generation)):
-            await self._keep_trying(
-                lambda: fail_variable(self._bus, address, error, producer=self._worker, headers=headers)
-            )
+            await self._keep_trying(lambda: fail_variable(self._bus, address, error, producer=self._worker))
 
     async def _keep_trying(self, store: Callable[[], Awaitable[object]]) -> None:
         while True:
