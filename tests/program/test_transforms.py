@@ -304,16 +304,16 @@ def test_what_is_no_list_is_told_with_its_variable(text: str, problem: str) -> N
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(x+x+)+y", "(a*)*b"])
 def test_patterns_known_to_be_slow_elsewhere_find_nothing_in_time(pattern: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     _refused(Regex(pattern), of="a" * 5000 + "!")
-    assert time.monotonic() - begin < 20 * REGEX_TIMEOUT_S
+    assert time.process_time() - begin < 5 * REGEX_TIMEOUT_S
 
 
 @pytest.mark.parametrize("pattern", ["(a|aa)+$", "(?:(?:a+)+)+c"])
 def test_a_search_ends_in_time(pattern: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     message = _refused(Regex(pattern), of="a" * 5000 + "!")
-    assert time.monotonic() - begin < 20 * REGEX_TIMEOUT_S
+    assert time.process_time() - begin < 5 * REGEX_TIMEOUT_S
     assert "took more than 1 s; nest no repetitions such as `(a+)+`" in message
 
 
@@ -326,9 +326,9 @@ def test_a_thread_that_waits_for_its_turn_loses_no_time() -> None:
 
 def test_all_searches_of_an_output_share_their_time() -> None:
     item = "a" * 22 + "!"  # takes a few milliseconds by itself
-    begin = time.monotonic()
+    begin = time.process_time()
     message = _refused(Split(max_items=MAX_LIST_ITEMS), Regex("(?:(?:a|aa)+c)?"), of="\n".join([item] * MAX_LIST_ITEMS))
-    assert time.monotonic() - begin < 20 * REGEX_TIMEOUT_S
+    assert time.process_time() - begin < 5 * REGEX_TIMEOUT_S
     assert "took more than 1 s" in message
 
 
