@@ -197,7 +197,9 @@ class CallerActor(Actor):
         """A call that was started is over, and another one may be started."""
         call = entry.call
         del self._entries[call.key]
-        self._queue.lane(call).wake_refused()
+        lane = self._queue.lane(call)
+        lane.refused.pop(call.key, None)
+        lane.wake_refused()
         self._queue.end(call)
         self._counts.ended(call.function, result)
         self._start(call.address.tenant)
