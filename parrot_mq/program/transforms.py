@@ -43,7 +43,7 @@ MAX_TRANSFORMS: Final = 16
 MAX_LIST_ITEMS: Final = 10_000
 """Most items of a list."""
 MAX_TEXT: Final = 4 * 1024 * 1024
-"""Characters; longer texts are not transformed."""
+"""Characters; longer texts are not transformed, and a list has no more of them in all its items."""
 
 _SLOW_TEXT: Final = 64 * 1024
 
@@ -235,12 +235,11 @@ class _Step:
         return made if _makes_items(self._transform) else made[0]
 
     def _apply_to_items(self, items: list[str]) -> list[str]:
-        made: list[str] = []
-        for number, item in enumerate(items):
-            made += self._make(item, f", item {number}")
-            if len(made) > MAX_LIST_ITEMS:
-                raise self._error("", item, _too_many(MAX_LIST_ITEMS, "make fewer items before"))
-        return made
+        made = (each for number, item in enumerate(items) for each in self._make(item, f", item {number}"))
+        try:
+            return _collect(made, MAX_LIST_ITEMS, "make fewer items before")
+        except _Misfit as misfit:
+            raise self._error("", encode_list(items), misfit) from None
 
     def _make(self, text: str, where: str = "") -> list[str]:
         """The items that the transform makes of one text; one, if it makes no list."""
@@ -288,14 +287,13 @@ def _make(transform: Transform, text: str, budget: TimeBudget) -> list[str]:
 def _find(transform: Regex, text: str, budget: TimeBudget) -> list[str]:
     matches = find_every(transform.pattern, transform.group, text, budget)
     try:
-        found = list(itertools.islice(matches, MAX_LIST_ITEMS + 1 if transform.every else 1))
+        wanted = matches if transform.every else itertools.islice(matches, 1)
+        found = _collect(wanted, MAX_LIST_ITEMS, "make the pattern match more at once")
     except TimeoutError:
         remedy = "nest no repetitions such as `(a+)+`, or make the inner one possessive, such as `(?:a++)+`"
         raise _Misfit(f"{_quote(transform)} took more than {REGEX_TIMEOUT_S:g} s", remedy) from None
     except MemoryError:
         raise _Misfit(f"{_quote(transform)} took too much memory", "write a simpler one") from None
-    if len(found) > MAX_LIST_ITEMS:
-        raise _too_many(MAX_LIST_ITEMS, "make the pattern match more at once")
     if not found and not transform.every:
         remedy = "say in the prompt which form is expected, or let the pattern match more"
         raise _Misfit(f"{_quote(transform)} matches nothing", remedy)
@@ -318,9 +316,8 @@ def _point(transform: JsonPointer, text: str) -> list[str]:
         return [_text_of(found, place)]
     if not isinstance(found, list):
         raise _Misfit(f"{place} {describe_json(found)}, no array", "leave `items` out for what is no list")
-    if len(found) > MAX_LIST_ITEMS:
-        raise _too_many(MAX_LIST_ITEMS, "ask for fewer")
-    return [_text_of(item, f"item {number} of {place}") for number, item in enumerate(found)]
+    items = (_text_of(item, f"item {number} of {place}") for number, item in enumerate(found))
+    return _collect(items, MAX_LIST_ITEMS, "ask for fewer")
 
 
 def _text_of(value: Any, place: str) -> str:
@@ -368,11 +365,7 @@ def _finite(digits: str) -> float:
 
 def _split(transform: Split, text: str) -> list[str]:
     kept = (piece for piece in _pieces(text, transform.separator) if transform.keep_empty or piece.strip())
-    items = list(itertools.islice(kept, transform.max_items + 1))
-    if len(items) > transform.max_items:
-        remedy = f"raise `max_items`, to {MAX_LIST_ITEMS:,} at most, or ask for fewer"
-        raise _too_many(transform.max_items, remedy)
-    return items
+    return _collect(kept, transform.max_items, f"raise `max_items`, to {MAX_LIST_ITEMS:,} at most, or ask for fewer")
 
 
 def _pieces(text: str, separator: str) -> Iterator[str]:
@@ -392,5 +385,15 @@ def _read_array(text: str) -> list[str]:
         raise _Misfit(f"the text is no JSON array of texts ({error})", remedy) from None
 
 
-def _too_many(most: int, remedy: str) -> _Misfit:
-    return _Misfit(f"the list has more than {most:,} items", remedy)
+def _collect(made: Iterable[str], most: int, remedy: str) -> list[str]:
+    """The items of a list, within the bounds of a list and a text."""
+    items: list[str] = []
+    num_characters = 0
+    for item in made:
+        items.append(item)
+        num_characters += len(item)
+        if len(items) > most:
+            raise _Misfit(f"the list has more than {most:,} items", remedy)
+        if num_characters > MAX_TEXT:
+            raise _Misfit(f"the items have more than {MAX_TEXT:,} characters together", "take less of the text")
+    return items

@@ -254,6 +254,11 @@ def test_a_transform_finds_what_the_pointer_finds(document: Any, data: st.DataOb
         (Join(), '["a", 5]', "no JSON array of texts (Expected `str`, got `int` - at `$[1]`)"),
         (Strip(), "a" * (MAX_TEXT + 1), "the text has 4,194,305 characters, at most 4,194,304 are allowed"),
         (Regex(".", every=True), "a" * (MAX_LIST_ITEMS + 1), "the list has more than 10,000 items"),
+        (
+            Regex("(?=((?s:.*)))", group=1, every=True),
+            "a" * 10_000,
+            "items have more than 4,194,304 characters together",
+        ),
         (JsonPointer(items=True), json.dumps(["a"] * (MAX_LIST_ITEMS + 1)), "the list has more than 10,000 items"),
     ],
 )
