@@ -202,7 +202,14 @@ class Session:
         return await get_usage(self._bus, VariableAddress(self.tenant, self.name, VariableId(name))) or Usage()
 
     async def stream(self, variable_id: str, timeout_s: float | None = None) -> AsyncIterator[TextPiece]:
-        """Yield the text of a variable in pieces while it is generated; errors as for `get`."""
+        """Yield what was generated of a variable so far, and then the rest while it is generated; errors as for `get`.
+
+        However late the reader comes, and whatever happens to its connection or to the worker, the pieces joined are
+        the value.
+
+        Raises:
+            GenerationAborted: Another attempt wrote another text than the one that was yielded so far.
+        """
         self._check_open()
         self._awaited.awaited(variable_id)
         future = await self._values.future(variable_id)

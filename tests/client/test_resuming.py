@@ -13,6 +13,7 @@ import pytest
 from parrot_mq.bus import Delivery, Headers, MemoryBus, MemoryServer, answer_replay
 from parrot_mq.client import streaming
 from parrot_mq.client.streaming import ASK_AGAIN_S, stream_text
+from parrot_mq.errors import PermissionDenied
 from parrot_mq.messages import ALL_REPLAYS, TokenDelta, TokenReplay, Value, decode, encode_json, stream_subject
 from parrot_mq.testing import run_simulation
 from parrot_mq.types import TextPiece
@@ -213,6 +214,25 @@ async def test_an_error_in_place_of_an_answer_is_no_text() -> None:
         await world.generate()
         assert len(inboxes) == 1
         assert world.text == ""
+
+
+@pytest.mark.parametrize("step", ["subscribe", "publish"])
+def test_who_may_not_ask_gets_what_is_missing_with_the_value(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Neither an inbox that is refused nor a request is an error of the reader."""
+
+    async def main() -> None:
+        async with _open_world(5) as (world, _):
+
+            async def refuse(subject: str, *_: object, **__: object) -> None:
+                raise PermissionDenied(operation=step, subject=subject)
+
+            monkeypatch.setattr(world.reader_bus, step, refuse)
+            await world.generate()
+            await world.generate()
+            assert world.text == ""
+        assert world.requests == []
+
+    run_simulation(main)
 
 
 @pytest.mark.parametrize("seed", range(20))
