@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parrot_mq.bus import Delivery
 from parrot_mq.messages import ErrorInfo, TaskAddress
-from parrot_mq.observability import Span, TraceContext, read_trace, start_span
+from parrot_mq.observability import Span, TraceContext, is_recording, read_trace, start_span
 
 __all__ = ["Traces"]
 
@@ -19,14 +19,14 @@ class Traces:
 
     def begin(self, address: TaskAddress, delivery: Delivery) -> None:
         """A task is read, perhaps again; its span begins when it was stored."""
-        if address in self._spans:
+        parent = read_trace(delivery.headers)
+        if address in self._spans or (parent is None and not is_recording()):
             return
         attributes = {
             "parrot_mq.tenant": address.tenant,
             "parrot_mq.session": address.session,
             "parrot_mq.task": address.task,
         }
-        parent = read_trace(delivery.headers)
         span = start_span(SPAN, parent, kind="consumer", attributes=attributes, started_at=delivery.timestamp)
         if span.trace is not None:
             self._spans[address] = span

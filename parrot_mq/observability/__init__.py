@@ -6,7 +6,7 @@
 from parrot_mq.observability.histogram import Distribution, Histogram
 from parrot_mq.observability.logging import LogFormat, configure_logging, get_logger
 from parrot_mq.observability.service_manager import Condition, Notifier, ServiceReporter, reporting_service
-from parrot_mq.observability.spans import Attributes, Span, start_span
+from parrot_mq.observability.spans import Attributes, Span, is_recording, start_span
 from parrot_mq.observability.tracing import (
     TraceContext,
     current_trace,
@@ -29,6 +29,7 @@ __all__ = [
     "configure_logging",
     "current_trace",
     "get_logger",
+    "is_recording",
     "parse_trace",
     "read_trace",
     "reporting_service",

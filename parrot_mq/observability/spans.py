@@ -11,7 +11,7 @@ from typing import Any, Literal
 from parrot_mq.observability.otel import trace_api
 from parrot_mq.observability.tracing import TraceContext, from_otel, to_otel
 
-__all__ = ["Attributes", "Span", "start_span"]
+__all__ = ["Attributes", "Span", "is_recording", "start_span"]
 
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 """Names and values, as OpenTelemetry takes them."""
@@ -19,6 +19,12 @@ Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 SpanKind = Literal["consumer", "internal"]
 
 _NANOSECONDS = 1_000_000_000
+_NOBODY = () if trace_api is None else (trace_api.ProxyTracerProvider, trace_api.NoOpTracerProvider)
+
+
+def is_recording() -> bool:
+    """Whether somebody records spans; look before describing one that is in no trace."""
+    return _provider() is not None
 
 
 class Span:
@@ -86,4 +92,4 @@ def _provider() -> Any:
     if trace_api is None:
         return None
     provider = trace_api.get_tracer_provider()
-    return None if isinstance(provider, trace_api.ProxyTracerProvider | trace_api.NoOpTracerProvider) else provider
+    return None if isinstance(provider, _NOBODY) else provider

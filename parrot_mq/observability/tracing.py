@@ -95,7 +95,8 @@ def parse_trace(parent: str, state: str = "") -> TraceContext | None:
 
 def read_trace(headers: Mapping[str, str]) -> TraceContext | None:
     """The trace context that headers tell; None if there is none that can be read."""
-    return parse_trace(headers.get(TRACEPARENT, ""), headers.get(TRACESTATE, ""))
+    parent = headers.get(TRACEPARENT)
+    return None if parent is None else parse_trace(parent, headers.get(TRACESTATE, ""))
 
 
 def trace_headers(trace: TraceContext | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ Source: OpenTelemetry Semantic Conventions for generative AI, "Spans for generat
 from __future__ import annotations
 
 from parrot_mq.messages import Generation
-from parrot_mq.observability import Attributes, Span, TraceContext, parse_trace, start_span
+from parrot_mq.observability import Attributes, Span, TraceContext, is_recording, parse_trace, start_span
 from parrot_workers.engine.base import Finished, Started
 
 __all__ = ["Spans"]
@@ -28,6 +28,8 @@ class Spans:
     def begin(self, generation: Generation) -> None:
         """It was assigned."""
         parent = parse_trace(generation.trace, generation.trace_state)
+        if parent is None and not is_recording():
+            return
         span = start_span(f"{OPERATION} {self._model}", parent, kind="internal", attributes=self._describe(generation))
         if span.trace is not None:
             self._spans[generation.key] = span
