@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from pathlib import Path
 import pytest
 from parrot_workers.testing import scripted_worker
 
-from parrot_mq.bus import BusConfig, Delivery, NatsBus, NatsServer, connect, open_bus
+from parrot_mq.bus import Bus, BusConfig, Delivery, NatsBus, NatsServer, connect, open_bus
 from parrot_mq.client import Client
 from parrot_mq.errors import DeadlineExceeded
 from parrot_mq.messages import LEASE_SUBJECT, STREAM_LEASES, STREAM_TASKS
-from parrot_mq.program import Input, Output, semantic_function
+from parrot_mq.program import Input, Output, Regex, semantic_function
 from parrot_mq.types import fresh_id
 from tests.bus.clusters import running_cluster
 from tests.coordinator.service import Process, answer, eventually, expected, make_engine, raised_by
@@ -39,6 +40,16 @@ MAY_SAY = {LEASE_SUBJECT, f"$JS.API.STREAM.MSG.GET.{STREAM_LEASES}"}
 @semantic_function
 def step(text: Input, result: Output = Output(max_tokens=100)) -> None:
     """{{text}}.{{result}}"""
+
+
+@semantic_function
+def cut(text: Input, pieces: Output = Output(max_tokens=100, transform=Regex("..", every=True))) -> None:
+    """{{text}}.{{pieces}}"""
+
+
+@semantic_function
+def both(piece: Input, other: Input, result: Output = Output(max_tokens=100)) -> None:
+    """{{piece}} {{other}}.{{result}}"""
 
 
 @semantic_function(timeout_s=3)
@@ -134,7 +145,7 @@ async def _service(folder: Path, servers: tuple[str, ...], replicas: int = 1) ->
         yield _Service(stack, group, folder, servers, replicas)
 
 
-async def _is_all_done(bus: NatsBus) -> bool:
+async def _is_all_done(bus: Bus) -> bool:
     return await bus.is_empty(STREAM_TASKS, "pmq.*.task.>")
 
 
@@ -177,6 +188,27 @@ async def test_work_goes_on_within_three_seconds_of_a_kill(tmp_path: Path) -> No
             assert "was not heard of for 2 s" in str(taken["reason"])
             leader, standby = standby, service.start()
             await standby.wait_told("coordinator_stands_by")
+
+
+async def test_maps_go_on_when_the_leader_is_killed_in_the_middle(tmp_path: Path) -> None:
+    """One map is under way, a second one waits for it, and a third one for something that is set later."""
+    async with NatsServer() as server, _service(tmp_path, (server.url,)) as service:
+        leader, _ = await service.pair()
+        await service.add_worker("w1", step_s=0.01, num_slots=2)
+        client = Client(await service.connect())
+        async with client.session() as session:
+            pieces = cut(text="x").as_list()
+            steps = step.map(text=pieces)
+            results = both.map(piece=steps, other=session.variable("other"))
+            await steps.item(0)
+            await leader.end()
+            await session.set("other", "o")
+            texts = re.findall("..", expected("x."))
+            made = [expected(f"{text}.") for text in texts]
+            assert await pieces == texts
+            assert await steps == made
+            assert await results == [expected(f"{text} o.") for text in made]
+        await eventually(lambda: _is_all_done(client.bus))
 
 
 async def test_a_leader_that_is_stopped_hands_over_at_once(tmp_path: Path) -> None:
