@@ -103,7 +103,7 @@ async def _add_worker(service: Service, name: str) -> None:
 
 
 async def _add_host(service: Service, name: str, rng: random.Random) -> Host:
-    """A host that has no room now and then, runs for a while, sends beats or not, and falls silent now and then."""
+    """A host that has no room now and then, runs for a while, sends beats or not, and may fail or fall silent twice."""
 
     async def serve(run: Running) -> None:
         call, fate = run.call, rng.random()
@@ -115,9 +115,9 @@ async def _add_host(service: Service, name: str, rng: random.Random) -> Host:
         await asyncio.sleep(rng.uniform(0, 0.02))
         if call.function == "bad":
             await run.fail("on purpose", retryable=False)
-        elif call.function == "flaky" and rng.random() < 0.3:
+        elif call.function == "flaky" and call.attempt <= 2 and rng.random() < 0.3:
             await run.fail("now and then", retryable=True)
-        elif rng.random() < 0.97:
+        elif call.attempt > 2 or rng.random() < 0.97:
             arguments = {name: str(value) for name, value in call.arguments.items()}
             await run.answer(answer_of(call.function, arguments, call.outputs))
 
