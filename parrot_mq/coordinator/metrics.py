@@ -33,12 +33,12 @@ _COUNTERS = {
     "num_given_up": ("parrot_generations_given_up", "Generations that were given up after too many attempts"),
 }
 _CALL_GAUGES = {
-    "num_waiting": ("parrot_calls_waiting", "Calls of native functions that wait for their turn"),
-    "num_running": ("parrot_calls_running", "Calls of native functions that were started"),
+    "num_waiting": ("parrot_native_calls_waiting", "Calls of native functions that wait for their turn"),
+    "num_running": ("parrot_native_calls_running", "Calls of native functions that were started"),
 }
 _CALL_COUNTERS = {
-    "num_lost": ("parrot_call_attempts_lost", "Attempts at calls that failed"),
-    "num_busy": ("parrot_calls_refused", "How often a host had no room for a call"),
+    "num_lost": ("parrot_native_attempts_lost", "Attempts at calls that failed"),
+    "num_busy": ("parrot_native_calls_refused", "How often a host had no room for a call"),
 }
 
 
@@ -99,9 +99,9 @@ def _of_functions(functions: Mapping[str, FunctionStatistics]) -> Iterator[Metri
     ended: dict[tuple[str, ...], float] = {
         (name, result): each.num_ended.get(result, 0) for name, each in functions.items() for result in RESULTS
     }
-    yield counter("parrot_calls", "Calls of native functions that have ended", ended, ("function", "result"))
+    yield counter("parrot_native_calls", "Calls of native functions that have ended", ended, ("function", "result"))
     durations: dict[tuple[str, ...], Distribution] = {(name,): each.duration for name, each in functions.items()}
-    yield histogram("parrot_call_duration_seconds", "Seconds from a call to its answer", durations, ("function",))
+    yield histogram("parrot_native_call_duration_seconds", "Seconds from a call to its answer", durations, ("function",))
 
 
 def _by_function(functions: Mapping[str, FunctionStatistics], field: str) -> dict[tuple[str, ...], float]:

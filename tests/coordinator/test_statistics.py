@@ -121,14 +121,14 @@ def test_the_metrics_are_the_statistics() -> None:
     assert _value(collector, "parrot_workers", model="m", state="loading") == 1
     assert _value(collector, "parrot_workers", model="idle", state="ready") == 0
     assert _value(collector, "parrot_slots", model="m") == 8, "only of those that are ready"
-    assert _value(collector, "parrot_calls_waiting", function="search") == 1
-    assert _value(collector, "parrot_calls_running", function="search") == 2
-    assert _value(collector, "parrot_calls_total", function="search", result="returned") == 3
-    assert _value(collector, "parrot_calls_total", function="search", result="not_served") == 0
-    assert _value(collector, "parrot_call_attempts_lost_total", function="search") == 4
-    assert _value(collector, "parrot_calls_refused_total", function="search") == 5
-    assert _value(collector, "parrot_call_duration_seconds_bucket", function="search", le="0.5") == 1
-    assert _value(collector, "parrot_call_duration_seconds_sum", function="search") == 2.5
+    assert _value(collector, "parrot_native_calls_waiting", function="search") == 1
+    assert _value(collector, "parrot_native_calls_running", function="search") == 2
+    assert _value(collector, "parrot_native_calls_total", function="search", result="returned") == 3
+    assert _value(collector, "parrot_native_calls_total", function="search", result="not_served") == 0
+    assert _value(collector, "parrot_native_attempts_lost_total", function="search") == 4
+    assert _value(collector, "parrot_native_calls_refused_total", function="search") == 5
+    assert _value(collector, "parrot_native_call_duration_seconds_bucket", function="search", le="0.5") == 1
+    assert _value(collector, "parrot_native_call_duration_seconds_sum", function="search") == 2.5
 
 
 def test_mailboxes_of_one_kind_are_taken_together() -> None:
