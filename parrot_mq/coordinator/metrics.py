@@ -101,7 +101,7 @@ def _of_functions(functions: Mapping[str, FunctionStatistics]) -> Iterator[Metri
     }
     yield counter("parrot_native_calls", "Calls of native functions that have ended", ended, ("function", "result"))
     durations: dict[tuple[str, ...], Distribution] = {(name,): each.duration for name, each in functions.items()}
-    yield histogram("parrot_native_call_duration_seconds", "Seconds from a call to its answer", durations, ("function",))
+    yield histogram("parrot_native_call_duration_seconds", "Time from a call to its answer", durations, ("function",))
 
 
 def _by_function(functions: Mapping[str, FunctionStatistics], field: str) -> dict[tuple[str, ...], float]:
