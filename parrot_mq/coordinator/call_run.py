@@ -99,6 +99,7 @@ class CallRun:
         try:
             answer = await self._ask(number)
             self._stop_subject = ""
+            self._host = name_of(answer.headers.get(HEADER_PRODUCER) or self._host)
             found = read_answer(self._call, answer)
             if isinstance(found, BlobRef):
                 await self._check_blob(found)
@@ -111,9 +112,7 @@ class CallRun:
             return Setback(_kind_of(error), error)
         finally:
             self.is_out = False
-        return (
-            found if isinstance(found, Setback) else (found, name_of(answer.headers.get(HEADER_PRODUCER) or self._host))
-        )
+        return found if isinstance(found, Setback) else (found, self._host)
 
     async def _ask(self, number: int) -> Delivery:
         """Send a call and wait for the answer.

@@ -35,6 +35,7 @@ from parrot_mq.messages import (
     VariableAddress,
     decode_value,
     encode_blob_ref,
+    encode_error,
     parse_variable,
 )
 from parrot_mq.testing import SimulatedClock, run_simulation
@@ -234,6 +235,20 @@ def test_a_plain_client_that_sends_no_beats_may_take_its_time_and_name_itself() 
         await world.call()
         assert await world.text() == "ä"
         assert world.facts["v"][1] == "plain"
+
+    _simulate(main)
+
+
+def test_a_host_that_refuses_may_name_itself_too() -> None:
+    async def main(world: _World) -> None:
+        async def refuse(run: Running) -> None:
+            payload, headers = encode_error(FunctionFailed(function="f", problem="no"))
+            await run.answer(payload, {**headers, HEADER_PRODUCER: "gpu-7"})
+
+        await world.host(refuse)
+        await world.call()
+        await world.error()
+        assert [each.worker for each in world.story().lost] == ["gpu-7"]
 
     _simulate(main)
 
