@@ -34,6 +34,7 @@ README = Path("README.md")
 ASYNCAPI = Path("asyncapi.json")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPE_RULE = "Tells messages apart; may be left out where only this one is expected."
+TYPE_RULES = {"task.native": "Needed on `task`: there, what does not say it is a prompt."}
 OP_RULE = "Which transform it is."
 WIDTH = 64
 """Hexadecimal digits in a line of a golden payload."""
@@ -83,7 +84,8 @@ def _describe(schema: dict[str, Any]) -> dict[str, Any]:
     }
     described = {**schema, "description": summary, "properties": {**schema["properties"], **properties}}
     if (kind := schema["properties"].get("type")) is not None:
-        described["properties"]["type"] = {"const": kind["enum"][0], "description": TYPE_RULE}
+        tag = kind["enum"][0]
+        described["properties"]["type"] = {"const": tag, "description": TYPE_RULES.get(tag, TYPE_RULE)}
         described["required"] = [name for name in schema["required"] if name != "type"]
     if (op := schema["properties"].get("op")) is not None:
         described["properties"]["op"] = {"const": op["enum"][0], "description": OP_RULE}
