@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -18,30 +15,17 @@ from parrot_mq.messages.program import OutputSpec
 from parrot_mq.testing import running_nats_server
 from tests.bus.flaky_link import FlakyLink
 from tests.coordinator.service import eventually
+from tests.system.python_processes import ROOT, running_python
 
 pytestmark = pytest.mark.timeout(120)
 
-ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests" / "systemd" / "scripted_worker.py"
 TEXT = "once upon a time there was a parrot \N{PARROT}, and it told this story in small pieces."
 ENVIRONMENT = {"SCRIPTED_STEP_S": "0.04", "PARROT_MQ_WORKER_HEARTBEAT_S": "0.2"}
 
 
-@asynccontextmanager
-async def _running(*arguments: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Python process; killed at the end of the block."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARROT_MQ_")}
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, "--log-level", "info",
-            cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env={**kept, **ENVIRONMENT},
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+def _running(*arguments: str, log: Path) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return running_python(*arguments, log=log, environment=ENVIRONMENT)
 
 
 class _Observer:
@@ -87,7 +71,7 @@ async def test_a_late_reader_whose_link_is_cut_while_the_worker_is_killed_reads_
             await bus.subscribe("pmq.default.event.tales.>", observer.on_event)
             task = PromptTask(template=TEXT + "{{story}}", outputs={"story": OutputSpec(variable="story")})
             await bus.publish_once(task_subject("default", "tales", "task-1"), encode_json(task))
-            await eventually(lambda: observer.num_written(1) >= 10)
+            await eventually(lambda: observer.num_written(1) >= 10, within_s=60)  # processes start meanwhile
 
             async def follow() -> str:
                 nonlocal read
