@@ -14,7 +14,7 @@ from rich.console import Console
 from parrot_mq.cli.options import Servers
 from parrot_mq.cli.process import run_async
 from parrot_mq.cli.stack import StackOptions
-from parrot_mq.cli.up import Model, Slots, open_stack_visibly
+from parrot_mq.cli.up import Model, Native, Slots, open_stack_visibly
 from parrot_mq.observability import configure_logging
 
 __all__ = ["run"]
@@ -26,17 +26,24 @@ def run(
     servers: Servers = "",
     model: Model = "tiny",
     slots: Slots = 64,
+    native: Native = None,
 ) -> None:
     """Run a Python program against a service.
 
     With `--servers` (or `PARROT_MQ_SERVERS`) it uses that service; otherwise one is started on this machine for as long
     as the program runs. The program finds it by itself: `Client.connect()` reads `PARROT_MQ_SERVERS`.
+
+    `--native FILE.py` serves native functions for as long, for instance those of the program itself.
     """
     configure_logging("warning")
     command = [sys.executable, str(program), *(arguments or [])]
+    if servers and native:
+        remedy = f"start `parrot-mq native {' '.join(native)} --servers {servers}` beside it"
+        raise typer.BadParameter(f"it is for a service of its own; {remedy}", param_hint="--native")
     if servers:
         raise typer.Exit(run_async(_run(command, servers)))
-    raise typer.Exit(run_async(_run_alone(command, StackOptions(model=model, num_slots=slots))))
+    options = StackOptions(model=model, num_slots=slots, native=tuple(native or ()))
+    raise typer.Exit(run_async(_run_alone(command, options)))
 
 
 async def _run_alone(command: list[str], options: StackOptions) -> int:

@@ -1,4 +1,4 @@
-"""A whole service on this machine: nats-server, coordinator, workers, as one process tree."""
+"""A whole service on this machine: nats-server, coordinator, workers, native functions, as one process tree."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class StackOptions:
         port: Of the nats-server; 0 takes a free one.
         store_dir: Where facts are kept across restarts; None keeps them for as long as the stack runs.
         metrics_port: Of the coordinator; the workers take the next ones. None serves no metrics.
+        native: Native functions that are served, too, as `parrot-mq native` takes them.
         log_level: Of coordinator and workers.
         ready_timeout_s: How long loading the model may take.
     """
@@ -47,6 +48,7 @@ class StackOptions:
     port: int = 0
     store_dir: Path | None = None
     metrics_port: int | None = None
+    native: tuple[str, ...] = ()
     log_level: str = "info"
     ready_timeout_s: float = 600.0
 
@@ -60,6 +62,7 @@ class Stack:
         server: The nats-server.
         coordinator: The coordinator's process.
         workers: The workers' processes.
+        hosts: The process that serves native functions, if there are any.
         log_dir: Where they write their logs.
     """
 
@@ -67,7 +70,13 @@ class Stack:
     server: NatsServer
     coordinator: Child
     workers: tuple[Child, ...]
+    hosts: tuple[Child, ...]
     log_dir: Path
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """All processes but the server, in the order in which they are started."""
+        return self.coordinator, *self.hosts, *self.workers
 
 
 @asynccontextmanager
@@ -95,24 +104,33 @@ async def open_stack(options: StackOptions, progress: Progress = lambda _: None)
 async def _keep_running(stack: Stack) -> AsyncIterator[None]:
     """Run the children during the block."""
     async with task_group() as group:
-        children = [group.create_task(c.run(), name=f"child:{c.name}") for c in (stack.coordinator, *stack.workers)]
+        children = [group.create_task(c.run(), name=f"child:{c.name}") for c in stack.children]
         try:
             yield
         finally:
             for child in reversed(children):
-                child.cancel()
+                if not child.cancelling():  # a second time, it would not wait for its process to stop
+                    child.cancel()
 
 
 def _make_stack(options: StackOptions, server: NatsServer, log_dir: Path) -> Stack:
     common = ["--servers", server.url, "--log-level", options.log_level]
     worker = ["worker", *common, "--model", options.model, "--slots", str(options.num_slots)]
-    children = [("coordinator", ["coordinator", *common])]
-    children += [(name, [*worker, "--name", name]) for name in map("worker-{}".format, range(options.num_workers))]
-    coordinator, *workers = [
-        Child(name, arguments, log_file=log_dir / f"{name}.log", env=_metrics_environment(options, index))
-        for index, (name, arguments) in enumerate(children)
-    ]
-    return Stack(url=server.url, server=server, coordinator=coordinator, workers=tuple(workers), log_dir=log_dir)
+    commands = {"coordinator": ["coordinator", *common]}
+    commands |= {name: [*worker, "--name", name] for name in map("worker-{}".format, range(options.num_workers))}
+    commands |= {"native": ["native", *common, *options.native]} if options.native else {}
+    children = {
+        name: Child(name, arguments, log_file=log_dir / f"{name}.log", env=_metrics_environment(options, index))
+        for index, (name, arguments) in enumerate(commands.items())
+    }
+    return Stack(
+        url=server.url,
+        server=server,
+        coordinator=children.pop("coordinator"),
+        hosts=tuple(children.pop(name) for name in ("native",) if name in children),
+        workers=tuple(children.values()),
+        log_dir=log_dir,
+    )
 
 
 def _metrics_environment(options: StackOptions, index: int) -> dict[str, str]:

@@ -18,12 +18,16 @@ from parrot_mq.cli.process import run_async, stop_signal
 from parrot_mq.cli.stack import Stack, StackOptions, open_stack
 from parrot_mq.observability import configure_logging
 
-__all__ = ["Model", "Slots", "open_stack_visibly", "up"]
+__all__ = ["Model", "Native", "Slots", "open_stack_visibly", "up"]
 
 Model = Annotated[
     str, typer.Option(help="Folder of a Hugging Face checkpoint, or `tiny` for the model that comes with this package.")
 ]
 Slots = Annotated[int, typer.Option(min=1, help="Generations that one worker runs at a time.")]
+Native = Annotated[
+    list[str] | None,
+    typer.Option(help="Native functions to serve, too: FILE.py, FILE.py:name or module:name; may be repeated."),
+]
 
 
 def up(
@@ -34,6 +38,7 @@ def up(
     store: Annotated[
         Path | None, typer.Option(help="Folder that keeps the facts across restarts; by default they go with Ctrl-C.")
     ] = None,
+    native: Native = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -57,6 +62,7 @@ def up(
         num_slots=slots,
         port=port,
         store_dir=store,
+        native=tuple(native or ()),
         metrics_port=metrics_port,
         log_level=log_level,
     )

@@ -20,6 +20,8 @@ from parrot_mq.bus import NatsServer
 from parrot_mq.cli.demo import expected_result, find_largest, read_records
 from parrot_mq.cli.demo.application import PEAKS
 from parrot_mq.cli.stack import Stack, StackOptions, open_stack
+from parrot_mq.errors import ProcessFailed
+from tests.native.functions import greet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -52,6 +54,24 @@ async def test_a_coordinator_killed_in_the_middle_changes_nothing_of_the_result(
             killed.send_signal(signal.SIGKILL)
             await killed.wait()
         assert await application == expected_result(records)
+
+
+async def test_native_functions_are_served_beside_the_service() -> None:
+    options = StackOptions(num_workers=0, native=("tests/native/functions.py:greet",))
+    async with open_stack(options) as stack, Client.connect(stack.url) as client, client.session():
+        assert await greet("Ada") == "Hello Ada"
+        (host,) = stack.hosts
+        assert host.process is not None
+        killed = host.process
+        killed.send_signal(signal.SIGKILL)
+        await killed.wait()
+        assert await greet.using(attempt_timeout_s=5)("Bob") == "Hello Bob"
+
+
+async def test_native_functions_that_cannot_be_served_end_the_service_with_the_reason() -> None:
+    with pytest.raises(ProcessFailed, match=r"there is no file '.*/nowhere.py'; name a Python file"):
+        async with open_stack(StackOptions(num_workers=0, native=("nowhere.py",))):
+            await asyncio.Event().wait()
 
 
 async def test_a_worker_killed_in_the_middle_changes_nothing_of_the_result() -> None:
