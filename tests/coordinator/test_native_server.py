@@ -12,14 +12,12 @@ from typing import Self
 
 import pytest
 
-from parrot_mq.bus import open_bus
-from parrot_mq.bus.config import BusConfig
+from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.client import Client, Session
 from parrot_mq.client.control import SessionControl
 from parrot_mq.coordinator import CoordinatorConfig, open_coordinator
 from parrot_mq.errors import FunctionNotServed
 from parrot_mq.messages import NativeTask, encode_json, task_subject
-from parrot_mq.testing.nats_server import running_nats_server
 from parrot_mq.types import fresh_id
 from tests.coordinator.plain_host import BEAT_S
 from tests.coordinator.programs import native, ref
@@ -59,18 +57,17 @@ class _HostProcess:
 
 
 @asynccontextmanager
-async def _running() -> AsyncIterator[tuple[str, Client, Session]]:
-    """A server, a coordinator and a session; yields the server's URL, too."""
-    with running_nats_server() as server:
-        config, tenant = BusConfig(servers=(server.url,)), fresh_id("tenant")
+async def _running(grace_s: float = 0.3) -> AsyncIterator[tuple[NatsServer, Client, Session]]:
+    """A server, a coordinator and a session."""
+    async with asyncio.timeout(55), NatsServer() as server:
+        config, tenant = BusConfig(servers=(server.url,), reconnect_wait_s=0.05), fresh_id("tenant")
         async with (
-            asyncio.timeout(55),
             open_bus(config) as bus,
-            open_coordinator(bus, CoordinatorConfig(function_grace_s=0.3)),
+            open_coordinator(bus, CoordinatorConfig(function_grace_s=grace_s)),
             Client.connect(config=config, tenant=tenant) as client,
             client.session("s") as session,
         ):
-            yield server.url, client, session
+            yield server, client, session
 
 
 async def _submit(client: Client, record: NativeTask) -> None:
@@ -78,8 +75,8 @@ async def _submit(client: Client, record: NativeTask) -> None:
 
 
 async def test_a_host_that_knows_only_the_wire_is_called_and_when_it_is_killed_another_one_is() -> None:
-    async with _running() as (url, client, session):
-        first = await _HostProcess.start(url, client.tenant, "first")
+    async with _running() as (server, client, session):
+        first = await _HostProcess.start(server.url, client.tenant, "first")
         second: _HostProcess | None = None
         try:
             await _submit(client, native("echo", reads={"text": ref("x")}, writes="a"))
@@ -88,7 +85,7 @@ async def test_a_host_that_knows_only_the_wire_is_called_and_when_it_is_killed_a
 
             await _submit(client, native("hold", writes="b"))
             await first.says("called hold 1")
-            second = await _HostProcess.start(url, client.tenant, "second")
+            second = await _HostProcess.start(server.url, client.tenant, "second")
             await first.kill()
             killed_at = time.monotonic()
             await second.says("called hold 2")
@@ -111,11 +108,25 @@ async def test_a_function_that_nobody_serves_is_known_at_once_and_given_up_after
         assert isinstance(await raised_by(session.get("a", WAIT_S)), FunctionNotServed)
 
 
+async def test_a_call_that_is_cut_off_by_a_restart_of_the_server_is_made_again() -> None:
+    async with _running(grace_s=20) as (server, client, session):
+        host = await _HostProcess.start(server.url, client.tenant, "host")
+        try:
+            await _submit(client, native("hold", writes="a", max_attempts=1))
+            await host.says("called hold 1")
+            await server.restart()
+            await host.says("called hold 1")
+            await _submit(client, native("echo", reads={"text": "hello"}, writes="b"))
+            assert await session.get("b", WAIT_S) == "host: hello"
+        finally:
+            await host.kill()
+
+
 @pytest.mark.parametrize("size", [200_000, 3_000_000])
 async def test_texts_of_every_size_are_arguments(size: int) -> None:
     """One that is too large for a message is a claim check, which this host only repeats."""
-    async with _running() as (url, client, session):
-        host = await _HostProcess.start(url, client.tenant, "host")
+    async with _running() as (server, client, session):
+        host = await _HostProcess.start(server.url, client.tenant, "host")
         try:
             await _submit(client, native("echo", reads={"text": ref("x")}, writes="a"))
             await session.set("x", "x" * size)
