@@ -20,8 +20,8 @@ from tests.system.python_processes import ROOT, running_python
 pytestmark = pytest.mark.timeout(120)
 
 WORKER = ROOT / "tests" / "systemd" / "scripted_worker.py"
-TEXT = "once upon a time there was a parrot \N{PARROT}, and it told this story in small pieces."
-ENVIRONMENT = {"SCRIPTED_STEP_S": "0.04", "PARROT_MQ_WORKER_HEARTBEAT_S": "0.2"}
+TEXT = "once upon a time there was a parrot \N{PARROT}, and it told this story in small pieces. " * 2
+ENVIRONMENT = {"SCRIPTED_STEP_S": "0.03", "PARROT_MQ_WORKER_HEARTBEAT_S": "0.2"}
 
 
 def _running(*arguments: str, log: Path) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
