@@ -81,6 +81,7 @@ class NativeHost:
 
     Raises:
         ConfigurationError: No functions, two of one name, or a number out of its range.
+        InvalidName: `tenant` or `host` cannot be a name.
 
     Example:
         ```python
@@ -101,7 +102,7 @@ class NativeHost:
         host: str = "",
         clock: Clock | None = None,
     ) -> None:
-        self.name = host or default_name()
+        self.name = check_name("host", host) if host else default_name()
         self._bus = bus
         self._served = by_name(functions)
         self._tenant = check_name("tenant", tenant)
@@ -143,6 +144,8 @@ class NativeHost:
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         async with task_group() as self._group:
+            self._is_stopping = False
+            inbox: Subscription | None = None
             subscriptions: list[Subscription] = []
             beats = self._group.create_task(self._beat_always(), name="native:beats")
             drain_s = 0.0
@@ -158,7 +161,8 @@ class NativeHost:
             finally:
                 await self._stop(subscriptions, drain_s)
                 beats.cancel()
-            await inbox.aclose()
+                if inbox is not None:
+                    await inbox.aclose()
 
     async def _listen(self, name: str, served: Served) -> Subscription:
         async def take(delivery: Delivery) -> None:
@@ -232,7 +236,7 @@ class NativeHost:
         """Run a call and answer it, unless nobody wants the answer."""
         try:
             await self._send_beat(call)
-            answer = await self._places.run(call)
+            answer: Answer = await self._places.run(call)
         except asyncio.CancelledError:
             if call.is_unwanted:
                 call.counts.num_ended["cancelled"] += 1
@@ -241,7 +245,7 @@ class NativeHost:
                 raise
             task.uncancel()
             problem = f"its host {self.name!r} stopped before it had ended"
-            answer = FunctionTimedOut(function=call.function.name, problem=problem)
+            answer = ErrorInfo.from_error(FunctionTimedOut(function=call.function.name, problem=problem))
         await self._send(call, answer)
 
     # -- what goes out -----------------------------------------------------------------------------------------------

@@ -58,10 +58,15 @@ class Caller:
         )
         return await self.send(function, encode_json(call), timeout_s=timeout_s)
 
-    async def send(self, function: str, payload: bytes, *, timeout_s: float = 30.0) -> Delivery:
+    async def send(
+        self, function: str, payload: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float = 30.0
+    ) -> Delivery:
         """The last answer to any bytes."""
-        subject, headers = call_subject(self.tenant, "session", function), trace_headers(current_trace())
-        return await self.bus.request(subject, payload, headers=headers, timeout_s=timeout_s, is_last=self._is_last)
+        subject, found = (
+            call_subject(self.tenant, "session", function),
+            {**trace_headers(current_trace()), **(headers or {})},
+        )
+        return await self.bus.request(subject, payload, headers=found, timeout_s=timeout_s, is_last=self._is_last)
 
     async def call(self, function: str, *, outputs: Sequence[str] = ("result",), **arguments: str) -> str:
         """The text of the answer; raises the error that it is."""

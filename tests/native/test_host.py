@@ -18,12 +18,14 @@ from parrot_mq.errors import (
     ConnectionClosed,
     FunctionFailed,
     FunctionTimedOut,
+    InvalidName,
     MalformedMessage,
     NoResponders,
     ParrotError,
     QuotaExceeded,
+    UnsupportedSchemaVersion,
 )
-from parrot_mq.messages import HEADER_BLOB, HEADER_PRODUCER, BlobRef, ErrorInfo, decode
+from parrot_mq.messages import HEADER_BLOB, HEADER_PRODUCER, HEADER_SCHEMA, BlobRef, ErrorInfo, decode
 from parrot_mq.native import NativeHost
 from parrot_mq.observability import TraceContext, current_trace, use_trace
 from parrot_mq.program import NativeFunction, native_function
@@ -226,6 +228,8 @@ def test_a_missing_argument_is_named() -> None:
 def test_a_call_that_cannot_be_read_is_a_typed_error_for_its_caller_alone() -> None:
     async def main() -> None:
         async with simulated_host(greet) as (_, caller):
+            answer = await caller.send("greet", b"{}", {HEADER_SCHEMA: "2"})
+            assert isinstance(decode(answer.payload, ErrorInfo).to_error(), UnsupportedSchemaVersion)
             for payload in (b"", b"{", b'{"type": "native.call", "function": 3}', b'{"arguments": {}}'):
                 answer = await caller.send("greet", payload)
                 assert isinstance(decode(answer.payload, ErrorInfo).to_error(), MalformedMessage), payload
@@ -481,6 +485,12 @@ def test_two_functions_of_one_name_are_refused() -> None:
     other = native_function(name="greet")(shout.function)
     assert _refused(_make(greet, other)) == "two functions are called 'greet'; give one another name: `name=…`"
     simulate(_make(greet, greet, greet.using(max_attempts=9)))
+
+
+def test_what_is_no_name_is_refused() -> None:
+    for options in ({"host": "two\nlines"}, {"tenant": "a.b"}):
+        with pytest.raises(InvalidName):
+            simulate(_make(greet, **options))
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": 2.5}, {"max_waiting": -1}])
