@@ -90,6 +90,38 @@ def test_half_precision_is_near_to_the_reference(
     )
 
 
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96])
+@unhurried
+@given(step=tree_steps(max_rows=20), cost=COSTS, layer=LAYERS, group=st.sampled_from([1, 3, 8]))
+def test_heads_of_all_sizes(
+    head_dim: int, dtype: torch.dtype, step: TreeStep, cost: CostModel, layer: dict[str, Any], group: int
+) -> None:
+    plan = build_plan(step.spans, page_size=step.page_size, cost=cost)
+    tensors = make_tensors(step, plan.num_rows, group=group, head_dim=head_dim, dtype=dtype)
+    _assert_equals_reference(plan, tensors, **{**layer, "scale": layer["scale"] / 4})
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 100, 333])
+@pytest.mark.parametrize(("num_past", "num_rows"), [(0, 700), (515, 130), (3, 257)])
+def test_long_prompts(dtype: torch.dtype, window: int | None, num_past: int, num_rows: int) -> None:
+    """More queries and keys than are read at a time; beside a second sequence with one new token."""
+    lengths = [num_past + num_rows, 300]
+    pages = np.random.default_rng(0).permutation(np.arange(1, 100, dtype=np.int32))
+    first, second = pages[:60], pages[60:80]
+    spans = [
+        SequenceSpan(segments=(Segment(OWN, each, 0, length, length),), begin=begin, end=length)
+        for each, length, begin in zip((first, second), lengths, (num_past, 299), strict=True)
+    ]
+    plan = build_plan(spans, page_size=16, cost=NEVER)
+    keys, values = (torch.randn(100, 16, 2, 64).to(dtype) for _ in range(2))
+    tensors = LayerTensors(torch.randn(num_rows + 1, 6, 64).to(dtype), keys, values)
+    _assert_equals_reference(plan, tensors, scale=0.125, window=window)
+
+
 @unhurried
 @given(tree_steps(), COSTS, st.integers(1, 4), st.sampled_from([8, 16, 20]))
 def test_shapes_of_layers_may_differ_within_a_step(
@@ -185,7 +217,7 @@ def test_cut_windows_read_the_last_tokens(step: TreeStep, sizes: CutSizes, windo
 
 # -- how units are called --------------------------------------------------------------------------------------------
 
-SHAPE = HeadShape(2, 2, 8, torch.float32, has_paged=False)  # 128 bytes a token
+SHAPE = HeadShape(2, 2, 8, torch.float32)  # 128 bytes a token
 
 
 def _make_calls(lengths: list[int], firsts: list[int], *, num_rows: int = 1, is_run: bool = True) -> list[Any]:

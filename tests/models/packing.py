@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from parrot_workers.attention import NEVER, AttentionBackend, SequenceSpan, build_plan
+from parrot_workers.cpu_kernels import load_kernels
 from parrot_workers.kv_cache import OWN, Segment
 from parrot_workers.kv_cache.pool import KVPool, LayerShape
 from parrot_workers.models import ForwardContext, LoadedModel, forward
 
-__all__ = ["PackedReader"]
+__all__ = ["PackedReader", "choose_products"]
 
 PAGE_SIZE = 16
 
@@ -53,3 +55,12 @@ class PackedReader:
         begin, num_tokens = self._num_read[text], self._num_pages * PAGE_SIZE
         own = Segment(key=OWN, pages=pages, start=0, num_tokens=num_tokens, num_computed=begin)
         return SequenceSpan(segments=[own], begin=begin, end=begin + num_new)
+
+
+def choose_products(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack weights for "ours", our own products, if they run here; or for those of oneDNN."""
+    kernels = [found for dtype in (torch.float32, torch.bfloat16) if (found := load_kernels(dtype)) is not None]
+    if whose == "ours" and not all(each.can_multiply for each in kernels):
+        pytest.skip("this processor has no tiles")
+    for each in kernels:
+        monkeypatch.setattr(each, "can_multiply", whose == "ours")

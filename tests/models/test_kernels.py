@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from parrot_workers.attention.reference import ReferenceBackend
-from parrot_workers.cpu_kernels import CpuKernels, RowUnits, build, load_kernels
+from parrot_workers.cpu_kernels import CpuKernels, Levels, PagedLevel, build, load_kernels
 from parrot_workers.models import load_model, prepare
 from parrot_workers.models.lean_layer import LeanKernels, LeanLayer
 from torch.nn import functional
@@ -206,12 +206,13 @@ def test_there_are_none_for_other_types() -> None:
 
 
 def test_attention_of_far_scores() -> None:
-    """A unit's log-sum-exp is that of its scores, however small or large they are."""
+    """However small or large scores are."""
     kernels = _find("cpu", torch.float32)
     assert isinstance(kernels, CpuKernels)
     keys = torch.tensor([-1e4, 0.0, 1e4]).view(3, 1, 1, 1).expand(3, 1, 1, 16).contiguous()
-    units = RowUnits(np.array([0]), np.array([0, 3]), np.array([0, 1, 2], dtype=np.int32), np.array([3]), page_size=1)
-    q = torch.ones(1, 1, 1, 16)
-    out, lse = kernels.attend(q, keys, keys, units, scale=1.0, softcap=None)
-    assert out.flatten().tolist() == [1e4] * 16
-    assert lse.item() == 16e4
+    for num_rows in (1, 2):
+        rows, indptr, pages, lens = (np.array(array, np.int32) for array in ([0, num_rows], [0, 3], [0, 1, 2], [3]))
+        levels = Levels([PagedLevel(rows, indptr, pages, lens, page_size=1)])
+        q = torch.ones(num_rows, 1, 16)
+        out = kernels.attend(q, keys, keys, levels, scale=1.0, softcap=None, window=None)
+        assert out[-1].flatten().tolist() == [1e4] * 16

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from parrot_workers.attention.reference import ReferenceBackend
+from parrot_workers.cpu_kernels import load_kernels
 from parrot_workers.models import load_model, packed_linear
-from parrot_workers.models.packed_linear import PackedLinear, pack_linears
+from parrot_workers.models.packed_linear import BlockedLinear, PackedLinear, pack_linears
 from torch import nn
 
-from tests.models.packing import PackedReader
+from tests.models.packing import PackedReader, choose_products
 from tests.workers.checkpoints import FAMILIES
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -27,8 +28,14 @@ def packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "_MAX_COPIED_SHARE", 1.0)
 
 
+@pytest.fixture(autouse=True, params=["ours", "onednn"])
+def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose products: where ours cannot run, and where they can."""
+    choose_products(request.param, monkeypatch)
+
+
 def _packed(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+    return {name for name, module in model.named_modules() if isinstance(module, BlockedLinear | PackedLinear)}
 
 
 class _Model(nn.Module):
@@ -135,3 +142,58 @@ def test_progress_is_told() -> None:
     told: list[tuple[str, float]] = []
     pack_linears(_Model(1000, 1000, is_tied=False), lambda stage, fraction: told.append((stage, fraction)))
     assert told == [("pack weights", 0.5), ("pack weights", 1.0)]
+
+
+# -- ours ------------------------------------------------------------------------------------------------------------
+
+
+def _blocked(weight: torch.Tensor, bias: torch.Tensor | None) -> BlockedLinear:
+    kernels = load_kernels(weight.dtype)
+    if kernels is None or not kernels.can_multiply:
+        pytest.skip("this processor has no tiles")
+    return BlockedLinear(kernels, weight, bias)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [0, 1, 12, 13, 31, 48, 49, 64, 65, 300, 600])
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(32, 32), (96, 160), (1344, 64)])
+def test_our_products_are_as_exact_as_the_type_allows(
+    dtype: torch.dtype, num_rows: int, num_inputs: int, num_outputs: int
+) -> None:
+    """However many rows there are, and whichever way they are multiplied."""
+    generator = torch.Generator().manual_seed(num_rows)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((num_rows, num_inputs), (num_outputs, num_inputs), (num_outputs,))
+    )
+    linear = _blocked(weight, bias)
+    exact = x.double() @ weight.double().T + bias.double()
+    for _ in range(2):
+        found = linear(x)
+        assert found.dtype == dtype
+        error = (found.double() - exact).norm()
+        # Sums in float32 take a step of rounding for each product; results are rounded once.
+        assert error <= torch.finfo(dtype).eps * exact.norm() + 4e-8 * num_inputs**0.5 * exact.norm()
+        if num_outputs % 64 == 0:
+            linear.pair()
+
+
+def test_our_float32_products_are_no_worse_than_those_of_torch() -> None:
+    """Three parts of 8 bits each are all of a float32: numbers of very different sizes keep their last bits."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(64, 2048, generator=generator) for _ in range(2))
+    x *= torch.logspace(-12, 12, 2048)
+    weight *= torch.logspace(12, -12, 2048)
+    exact = x.double() @ weight.double().T
+    ours, plain = (_blocked(weight, None)(x).double() - exact).norm(), ((x @ weight.T).double() - exact).norm()
+    assert ours <= 2 * plain
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [3, 100])
+def test_what_is_not_a_number_stays_in_its_row(dtype: torch.dtype, num_rows: int) -> None:
+    x = torch.ones(num_rows, 64, dtype=dtype)
+    x[1, 7] = float("nan")
+    found = _blocked(torch.ones(32, 64, dtype=dtype), None)(x)
+    assert found[1].isnan().all()
+    assert (found[[0, *range(2, num_rows)]] == 64).all()

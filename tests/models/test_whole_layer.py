@@ -11,11 +11,11 @@ import torch
 import transformers as untyped_transformers
 from parrot_workers.attention.cpu import CPUBackend
 from parrot_workers.attention.reference import ReferenceBackend
-from parrot_workers.cpu_kernels import find_block, load_kernels
+from parrot_workers.cpu_kernels import CpuKernels, RowUnits, find_block, load_kernels
 from parrot_workers.models import LoadedModel, load_model, packed_linear
 from parrot_workers.models.lean_layer import LeanLayer
 
-from tests.models.packing import PackedReader
+from tests.models.packing import PackedReader, choose_products
 from tests.workers.checkpoints import byte_tokenizer
 
 transformers: Any = untyped_transformers
@@ -43,6 +43,13 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", {"sliding_window": 9}),
     "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0]}),
 }
+
+
+@pytest.fixture(autouse=True, params=["ours", "onednn"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose products: where ours cannot run, and where they can."""
+    choose_products(request.param, monkeypatch)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -97,26 +104,28 @@ def test_a_layer_in_one_call(load: Callable[[str, str], LoadedModel], family: st
         assert (one - other).float().norm() <= 4 * rounding * other.float().norm()
 
 
-def test_it_is_called_for_few_rows_that_share_nothing(load: Callable[[str, str], LoadedModel]) -> None:
+def test_it_is_one_call_for_few_rows_that_share_nothing(
+    load: Callable[[str, str], LoadedModel], products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For others it is two, one before attention and one after it, if the products are ours."""
     model = load("llama", "float32")
     calls: list[int] = []
 
-    def spy(whole: Any) -> Any:
-        def call(x: torch.Tensor, *others: Any) -> torch.Tensor | None:
-            result: torch.Tensor | None = whole(x, *others)
-            if result is not None:
-                calls.append(len(x))
-            return result
+    many: list[int] = []
 
-        return call
+    run_layers = CpuKernels.run_layers
 
-    for layer in _layers(model):
-        layer.whole = spy(layer.whole)
+    def spy(kernels: CpuKernels, layers: Any, x: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        (calls if isinstance(others[-1], RowUnits) else many).append(len(x))
+        return run_layers(kernels, layers, x, *others, **options)
+
+    monkeypatch.setattr(CpuKernels, "run_layers", spy)
     reader = PackedReader(model, CPUBackend(), num_texts=3, max_tokens=64)
     reader.read([(0, [1, 2]), (1, [3]), (2, [4])])
     reader.read([(0, [1]), (1, [3]), (2, [4])])
     reader.read([(0, [1, 2])])  # the second token reads the first
     assert calls == []
+    assert many == ([4, 4, 3, 3, 2, 2] if products == "ours" else [])
     reader.read([(0, [1]), (1, [3])])
     assert calls == [2, 2]
     other = PackedReader(model, ReferenceBackend(), num_texts=1, max_tokens=64)

@@ -82,6 +82,11 @@ class AttentionPlan:
         return self.levels[-1].qo_indptr[1:] - 1
 
     @cached_property
+    def max_len(self) -> int:
+        """Tokens of the longest sequence, up to its last new one."""
+        return max(span.end for span in self._spans)
+
+    @cached_property
     def flat(self) -> Level:
         """Each sequence's whole path in one causal entry."""
         if len(self.levels) == 1:
@@ -96,7 +101,7 @@ class AttentionPlan:
         Args:
             window: Tokens that a query sees, itself included.
         """
-        if window is None or all(span.end <= window for span in self._spans):
+        if window is None or self.max_len <= window:
             return self.levels
         return (self.flat,)
 

@@ -1,4 +1,4 @@
-"""How a packed weight lies in memory. oneDNN does not say; it is seen from where some of its elements are."""
+"""How a weight lies in memory in blocks of outputs: ours, and, as oneDNN does not say, what it has packed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["find_block"]
+__all__ = ["BLOCK", "find_block", "to_blocks"]
+
+BLOCK = 32
+"""Inputs and outputs of the weights that our products take are multiples of this."""
 
 _BLOCKS = (32, 64, 128)
 _NUM_SAMPLES = 512
+
+
+def to_blocks(weight: Tensor) -> Tensor:
+    """The weight as our products read it: [num_outputs / 32][num_inputs / P][32][P], P as in `find_block`.
+
+    Args:
+        weight: Shape [num_outputs, num_inputs], both multiples of `BLOCK`; float32 or bfloat16.
+    """
+    num_outputs, num_inputs = weight.shape
+    together = 4 // weight.element_size()
+    return weight.view(num_outputs // BLOCK, BLOCK, num_inputs // together, together).transpose(1, 2).contiguous()
 
 
 def find_block(weight: Tensor, address: int, num_bytes: int) -> int | None:

@@ -14,7 +14,8 @@ from parrot_mq.errors import ConfigurationError
 
 __all__ = ["build_library"]
 
-SOURCE = Path(__file__).parent / "kernels.cpp"
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
     "-O3",
@@ -66,7 +67,8 @@ def _machine_flags() -> tuple[str, ...]:
 def _fingerprint(command: list[str]) -> str:
     """Of all that decides what the library is: a home directory may be shared by unlike machines."""
     facts = [*command, platform.machine(), _processor()]
-    return hashlib.blake2b("\0".join(facts).encode() + SOURCE.read_bytes(), digest_size=10).hexdigest()
+    sources = [path.read_bytes() for path in (SOURCE, *sorted(FOLDER.glob("*.hpp")))]
+    return hashlib.blake2b("\0".join(facts).encode() + b"".join(sources), digest_size=10).hexdigest()
 
 
 def _processor() -> str:

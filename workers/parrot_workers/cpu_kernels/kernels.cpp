@@ -3,51 +3,14 @@
 // Plain loops that a compiler turns into the vector instructions of the machine it runs on. Sums are in float32
 // whatever the type of the tensors is. No pointers overlap; rows lie side by side unless a stride says otherwise.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <memory>
 #include <vector>
 
+#include "attention.hpp"
+#include "products.hpp"
+#include "vectors.hpp"
+
 namespace {
-
-struct bf16 { uint16_t bits; };
-
-inline float to_float(float x) { return x; }
-
-inline float to_float(bf16 x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float y;
-    std::memcpy(&y, &bits, sizeof y);
-    return y;
-}
-
-inline void put(float &target, float x) { target = x; }
-
-inline void put(bf16 &target, float x) {  // to the nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    target.bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// e^x for x <= 88, to about 1e-7: 2^n times a polynomial for what is left, which is at most half a power of two.
-inline float exp_of(float x) {
-    x = std::max(x, -87.0f);
-    const float n = std::nearbyint(x * 1.44269504f);
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
 
 // Below this many elements another thread costs more than it saves.
 constexpr int64_t MIN_PARALLEL = 8192;
@@ -88,7 +51,7 @@ void add_norm(const T *x, const T *h, const T *weight, T *total, T *out, int64_t
 
 // Of part of a row: silu(gate) * up.
 template <typename T>
-void gate_row(const T *g, const T *up, T *out, int64_t size) {
+void gate_row(const T *g, const T *up, T *out, int64_t size) {  // `out` may be `up`
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) {
         const float x = to_float(g[i]);
@@ -122,252 +85,40 @@ void scale_head(const T *x, const float *factors, T *out, int64_t size) {
     for (int64_t i = 0; i < size; ++i) put(out[i], to_float(x[i]) * factors[i]);
 }
 
+// A share of the rows for each thread of a team: queries to `q`, keys and values to the cache.
+template <typename T, typename C>
+void rotate_share(const T *qkv, const T *weight, float eps, const C *cos, const C *sin, const int64_t *slots, T *q, T *keys,
+                  T *values, int64_t rows, int64_t num_qo, int64_t num_kv, int64_t dim) {
+    const int64_t num_qk = num_qo + num_kv, num = num_qk + num_kv;
+    std::vector<float> factors(dim, 1.0f);  // of the norm
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row) {
+        const T *heads = qkv + row * num * dim;
+        T *k = keys + slots[row] * num_kv * dim;
+        for (int64_t head = 0; head < num_qk; ++head) {
+            const T *x = heads + head * dim;
+            T *out = head < num_qo ? q + (row * num_qo + head) * dim : k + (head - num_qo) * dim;
+            if (weight) {
+                const float scale = scale_of(x, dim, eps);
+                for (int64_t i = 0; i < dim; ++i) factors[i] = scale * to_float(weight[head * dim + i]);
+            }
+            if (cos)
+                rotate_head(x, factors.data(), cos + row * dim, sin + row * dim, out, dim / 2);
+            else
+                scale_head(x, factors.data(), out, dim);
+        }
+        std::memcpy(values + slots[row] * num_kv * dim, heads + num_qk * dim, num_kv * dim * sizeof(T));
+    }
+}
+
 template <typename T, typename C>
 void rotate_and_write(const T *qkv, const T *weight, float eps, const C *cos, const C *sin, const int64_t *slots, T *q,
                       T *keys, T *values, int64_t rows, int64_t num_qo, int64_t num_kv, int64_t dim, int threads) {
-    const int64_t num_qk = num_qo + num_kv, num = num_qk + num_kv;
-#pragma omp parallel num_threads(threads) if (rows * num * dim > MIN_PARALLEL)
-    {
-        std::vector<float> factors(dim, 1.0f);  // of the norm
-#pragma omp for
-        for (int64_t row = 0; row < rows; ++row) {
-            const T *heads = qkv + row * num * dim;
-            T *k = keys + slots[row] * num_kv * dim;
-            for (int64_t head = 0; head < num_qk; ++head) {
-                const T *x = heads + head * dim;
-                T *out = head < num_qo ? q + (row * num_qo + head) * dim : k + (head - num_qo) * dim;
-                if (weight) {
-                    const float scale = scale_of(x, dim, eps);
-                    for (int64_t i = 0; i < dim; ++i) factors[i] = scale * to_float(weight[head * dim + i]);
-                }
-                if (cos)
-                    rotate_head(x, factors.data(), cos + row * dim, sin + row * dim, out, dim / 2);
-                else
-                    scale_head(x, factors.data(), out, dim);
-            }
-            std::memcpy(values + slots[row] * num_kv * dim, heads + num_qk * dim, num_kv * dim * sizeof(T));
-        }
-    }
-}
-
-// -- attention -------------------------------------------------------------------------------------------------------
-
-constexpr int WIDTH = 16;  // floats in a vector; where the machine has smaller ones, the compiler takes several
-constexpr int BLOCK = 2 * WIDTH;  // keys at a time
-constexpr float NOTHING = -3.0e38f;  // lower than any score
-
-typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
-typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4)));
-typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH), aligned(2)));
-typedef int32_t Integers __attribute__((vector_size(4 * WIDTH), aligned(4)));
-
-inline Vector load(const float *x) { return *reinterpret_cast<const Vector *>(x); }
-
-inline Vector load(const bf16 *x) {
-    return reinterpret_cast<Vector>(__builtin_convertvector(*reinterpret_cast<const Halves *>(x), Bits) << 16);
-}
-
-inline void store(float *target, Vector x) { *reinterpret_cast<Vector *>(target) = x; }
-
-// The sum of each of 16 vectors: halves, quarters, ... of two vectors are added side by side.
-inline Vector sums_of(Vector *x) {
-#define FOLD(COUNT, LOW, HIGH)                                                                                         \
-    for (int i = 0; i < COUNT; ++i)                                                                                    \
-        x[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], LOW) + __builtin_shufflevector(x[2 * i], x[2 * i + 1], HIGH);
-#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
-    FOLD(8, EVEN, ODD)
-    FOLD(4, EVEN, ODD)
-    FOLD(2, EVEN, ODD)
-    FOLD(1, EVEN, ODD)
-    return x[0];
-#undef FOLD
-#undef EVEN
-#undef ODD
-}
-
-// Which tokens a unit reads, and where they are.
-struct Tokens {
-    const int32_t *pages;
-    int page_size;
-    int64_t num;
-
-    int64_t slot(int64_t token) const {
-        const uint32_t place = static_cast<uint32_t>(token), size = static_cast<uint32_t>(page_size);
-        return int64_t{pages[place / size]} * size + place % size;
-    }
-};
-
-// What a query has read so far: the sum of values, weighted by e^(score - maximum), and the sum of the weights.
-template <int DIM>
-struct Query {
-    alignas(64) float q[DIM], sum[DIM];
-    float maximum, total;
-};
-
-template <int DIM>
-void score(const Query<DIM> &query, const float *const *rows, float *scores) {
-    for (int part = 0; part < BLOCK; part += WIDTH) {
-        Vector products[WIDTH];
-        for (int j = 0; j < WIDTH; ++j) {
-            Vector product = load(query.q) * load(rows[part + j]);
-            for (int i = WIDTH; i < DIM; i += WIDTH) product += load(query.q + i) * load(rows[part + j] + i);
-            products[j] = product;
-        }
-        store(scores + part, sums_of(products));
-    }
-}
-
-template <int DIM>
-void add_values(Query<DIM> &query, const float *const *rows, const float *weights, int num, float shrink) {
-    Vector sum[DIM / WIDTH];
-    for (int i = 0; i < DIM / WIDTH; ++i) sum[i] = load(query.sum + i * WIDTH) * shrink;
-    for (int j = 0; j < num; ++j)
-        for (int i = 0; i < DIM / WIDTH; ++i) sum[i] += load(rows[j] + i * WIDTH) * weights[j];
-    for (int i = 0; i < DIM / WIDTH; ++i) store(query.sum + i * WIDTH, sum[i]);
-}
-
-// The rows as floats: where they are, or in a buffer, so that the queries of a group need not all convert them.
-template <int DIM>
-const float *const *floats_of(const float *const *rows, float *, const float **) { return rows; }
-
-template <int DIM>
-const float *const *floats_of(const bf16 *const *rows, float *buffer, const float **places) {
-    for (int j = 0; j < BLOCK; ++j) {
-        for (int i = 0; i < DIM; i += WIDTH) store(buffer + j * DIM + i, load(rows[j] + i));
-        places[j] = buffer + j * DIM;
-    }
-    return places;
-}
-
-// Some queries over up to BLOCK tokens; `keys` and `values` point to one KV head of each.
-template <typename T, int DIM>
-void attend_block(Query<DIM> *queries, int group, const T *const *key_rows, const T *const *value_rows, int num,
-                  float softcap) {
-    alignas(64) float buffers[2][BLOCK * DIM];
-    const float *places[2][BLOCK];
-    const float *const *keys = floats_of<DIM>(key_rows, buffers[0], places[0]);
-    const float *const *values = floats_of<DIM>(value_rows, buffers[1], places[1]);
-    alignas(64) float scores[BLOCK];
-    for (int g = 0; g < group; ++g) {
-        Query<DIM> &query = queries[g];
-        score<DIM>(query, keys, scores);
-        if (softcap > 0)
-            for (int j = 0; j < num; ++j) scores[j] = softcap * std::tanh(scores[j] / softcap);
-        for (int j = num; j < BLOCK; ++j) scores[j] = NOTHING;
-        float top = query.maximum, total = 0;
-#pragma omp simd reduction(max : top)
-        for (int j = 0; j < BLOCK; ++j) top = scores[j] > top ? scores[j] : top;
-#pragma omp simd
-        for (int j = 0; j < BLOCK; ++j) scores[j] = exp_of(scores[j] - top);
-        for (int j = num; j < BLOCK; ++j) scores[j] = 0;
-#pragma omp simd reduction(+ : total)
-        for (int j = 0; j < BLOCK; ++j) total += scores[j];
-        const float shrink = exp_of(query.maximum - top);
-        query.maximum = top;
-        query.total = query.total * shrink + total;
-        add_values<DIM>(query, values, scores, num, shrink);
-    }
-}
-
-// All queries of a row that read the KV heads [0, num_kv) from `keys` and `values` on; a token is `stride` elements.
-template <typename T, int DIM>
-void attend(Query<DIM> *queries, int group, const T *keys, const T *values, Tokens tokens, int64_t num_kv, int64_t stride,
-            float softcap) {
-    const T *k[BLOCK], *v[BLOCK];
-    const int64_t num_bytes = num_kv * DIM * static_cast<int64_t>(sizeof(T));
-    for (int64_t begin = 0; begin < tokens.num; begin += BLOCK) {
-        const int num = static_cast<int>(std::min<int64_t>(BLOCK, tokens.num - begin));
-        for (int j = 0; j < BLOCK; ++j) {
-            const int64_t offset = tokens.slot(begin + std::min(j, num - 1)) * stride;
-            k[j] = keys + offset, v[j] = values + offset;
-        }
-        for (int64_t next = begin + BLOCK; next < std::min(begin + 2 * BLOCK, tokens.num); ++next) {
-            const int64_t offset = tokens.slot(next) * stride;
-            for (int64_t byte = 0; byte < num_bytes; byte += 64) {
-                __builtin_prefetch(reinterpret_cast<const char *>(keys + offset) + byte);
-                __builtin_prefetch(reinterpret_cast<const char *>(values + offset) + byte);
-            }
-        }
-        for (int64_t head = 0; head < num_kv; ++head) {
-            attend_block<T, DIM>(queries + head * group, group, k, v, num, softcap);
-            for (int j = 0; j < BLOCK; ++j) k[j] += DIM, v[j] += DIM;
-        }
-    }
-}
-
-// Single rows over pages: unit `u` is row rows[u] over lens[u] tokens on the pages from indptr[u] on.
-struct Units {
-    const int64_t *rows, *indptr;
-    const int32_t *pages;
-    const int64_t *lens;
-    int64_t num;
-    int page_size;
-};
-
-// A share of the units, for each thread of a team. `q`: [rows, num_kv, group, DIM]; results likewise, unit by unit; `lse`
-// may be none.
-template <typename T, int DIM, typename Q>
-void attend_share(const Q *q, const T *keys, const T *values, Q *out, float *lse, const Units &units, int64_t num_kv,
-                  int64_t group, float scale, float softcap, int threads) {
-    // Heads of a token lie side by side, so a unit is read fastest by one thread; but no thread shall be idle.
-    const int64_t part = units.num >= 2 * threads ? num_kv : 1, num_parts = num_kv / part;
-    std::unique_ptr<Query<DIM>[]> queries(new Query<DIM>[part * group]);
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < units.num * num_parts; ++task) {
-        const int64_t unit = task / num_parts, head = task % num_parts * part;
-        const Q *source = q + (units.rows[unit] * num_kv + head) * group * DIM;
-        for (int64_t g = 0; g < part * group; ++g) {
-            for (int i = 0; i < DIM; ++i) queries[g].q[i] = to_float(source[g * DIM + i]) * scale, queries[g].sum[i] = 0;
-            queries[g].maximum = NOTHING, queries[g].total = 0;
-        }
-        const Tokens tokens{units.pages + units.indptr[unit], units.page_size, units.lens[unit]};
-        attend<T, DIM>(queries.get(), static_cast<int>(group), keys + head * DIM, values + head * DIM, tokens, part,
-                       num_kv * DIM, softcap);
-        const int64_t place = (unit * num_kv + head) * group;
-        for (int64_t g = 0; g < part * group; ++g) {
-            const float factor = 1.0f / queries[g].total;
-            for (int i = 0; i < DIM; ++i) put(out[(place + g) * DIM + i], queries[g].sum[i] * factor);
-            if (lse) lse[place + g] = queries[g].maximum + std::log(queries[g].total);
-        }
-    }
-}
-
-template <typename T, typename Q, typename... Arguments>
-bool attend_share_of(int64_t dim, const Q *q, const T *keys, const T *values, Arguments... arguments) {
-    switch (dim) {
-        case 16: attend_share<T, 16>(q, keys, values, arguments...); return true;
-        case 32: attend_share<T, 32>(q, keys, values, arguments...); return true;
-        case 64: attend_share<T, 64>(q, keys, values, arguments...); return true;
-        case 80: attend_share<T, 80>(q, keys, values, arguments...); return true;
-        case 96: attend_share<T, 96>(q, keys, values, arguments...); return true;
-        case 128: attend_share<T, 128>(q, keys, values, arguments...); return true;
-        case 256: attend_share<T, 256>(q, keys, values, arguments...); return true;
-    }
-    return false;
-}
-
-template <typename T>
-int attend_units(const T *q, const T *keys, const T *values, T *out, float *lse, const Units *units, int64_t num_kv,
-                 int64_t group, int64_t dim, float scale, float softcap, int threads) {
-    bool is_known = false;
-#pragma omp parallel num_threads(threads)
-    {
-        const bool can = attend_share_of<T>(dim, q, keys, values, out, lse, *units, num_kv, group, scale, softcap, threads);
-#pragma omp single
-        is_known = can;
-    }
-    return is_known ? 0 : 1;
+#pragma omp parallel num_threads(threads) if (rows * (num_qo + 2 * num_kv) * dim > MIN_PARALLEL)
+    rotate_share(qkv, weight, eps, cos, sin, slots, q, keys, values, rows, num_qo, num_kv, dim);
 }
 
 // -- a whole layer, for few rows ---------------------------------------------------------------------------------------
-
-// A weight in blocks of outputs: [num_outputs / block][num_inputs / P][block][P], with P = 2 inputs side by side in
-// bfloat16 and P = 1 in float32: read from one end to the other, and no sum goes across a vector.
-struct Weight {
-    const void *data, *bias;
-    int64_t num_inputs, num_outputs, block;
-};
 
 // A decoder layer of the plainest kind: norm, attention, sum, norm, gated MLP with SiLU, sum.
 struct Layer {
@@ -375,7 +126,12 @@ struct Layer {
     const void *attention_norm, *mlp_norm, *head_norm;  // the last may be none
     float attention_eps, mlp_eps, head_eps;
     int64_t num_qo, num_kv, dim;
+    int64_t is_paired;  // whether blocks of 32 gates and 32 of what they gate take turns in `gate_up`
+    int64_t is_rotated;
+    float scale, softcap;  // of the scores; a softcap of 0 is none
 };
+
+constexpr int64_t AHEAD = 16384;  // bytes of a weight that are fetched before they are read
 
 inline void multiply(Vector *sums, const float *weight, const float *x) { sums[0] += load(weight) * x[0]; }
 
@@ -390,10 +146,13 @@ template <typename T, int ROWS, int VECTORS>
 void project(const float *x, const T *weight, float *out, const Weight &w) {
     constexpr int P = sizeof(float) / sizeof(T);
     Vector sums[VECTORS][ROWS][P] = {};
-    for (int64_t k = 0; k < w.num_inputs; k += P)
+    for (int64_t k = 0; k < w.num_inputs; k += P) {
+        __builtin_prefetch(reinterpret_cast<const char *>(weight + k * w.block) + AHEAD, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char *>(weight + k * w.block) + AHEAD + 64, 0, 2);
         for (int v = 0; v < VECTORS; ++v)
             for (int r = 0; r < ROWS; ++r)
                 multiply(sums[v][r], weight + k * w.block + v * WIDTH * P, x + r * w.num_inputs + k);
+    }
     for (int v = 0; v < VECTORS; ++v)
         for (int r = 0; r < ROWS; ++r)
             store(out + r * w.num_outputs + v * WIDTH, P == 1 ? sums[v][r][0] : sums[v][r][0] + sums[v][r][P - 1]);
@@ -402,7 +161,7 @@ void project(const float *x, const T *weight, float *out, const Weight &w) {
 // out = x W^T + bias; a share of the blocks for each thread of a team, and all wait for the end. All in float32.
 template <typename T>
 void linear_share(const float *x, const Weight &w, float *out, int64_t rows) {
-    constexpr int P = sizeof(float) / sizeof(T), VECTORS = 4 / P;  // as many as a block has, for the usual blocks
+    constexpr int P = sizeof(float) / sizeof(T), VECTORS = 2;  // a block has as many, or more
     const T *data = static_cast<const T *>(w.data), *bias = static_cast<const T *>(w.bias);
 #pragma omp for schedule(static)
     for (int64_t place = 0; place < w.num_outputs; place += w.block)
@@ -425,7 +184,7 @@ void norm_floats(const float *x, const T *weight, float *out, int64_t rows, int6
 
 template <typename T, typename C>
 int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos, const C *sin, const int64_t *slots, T *keys,
-              T *values, const Units *units, float scale, float softcap, float *memory, int threads) {
+              T *values, const Units *units, float *memory, int threads) {
     const Layer &l = *layer;
     const int64_t hidden = l.qkv.num_inputs, inner = l.down.num_inputs, dim = l.dim, num_qk = l.num_qo + l.num_kv;
     float *residual = memory, *normed = residual + rows * hidden, *qkv = normed + rows * hidden;
@@ -464,7 +223,7 @@ int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos
         }
         const bool can = attend_share_of<T>(dim, static_cast<const float *>(qkv), static_cast<const T *>(keys),
                                             static_cast<const T *>(values), attended, static_cast<float *>(nullptr),
-                                            *units, l.num_kv, l.num_qo / l.num_kv, scale, softcap, threads);
+                                            *units, l.num_kv, l.num_qo / l.num_kv, l.scale, l.softcap, threads);
         linear_share<T>(attended, l.o, sum, rows);
 #pragma omp single
         {
@@ -477,14 +236,177 @@ int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos
         for (int64_t part = 0; part < rows * threads; ++part) {
             const int64_t row = part / threads, begin = part % threads * inner / threads,
                           end = (part % threads + 1) * inner / threads;
-            const float *g = gate_up + row * 2 * inner, *up = g + inner;
-            gate_row(g + begin, up + begin, gated + row * inner + begin, end - begin);
+            const float *g = gate_up + row * 2 * inner;
+            if (!l.is_paired)
+                gate_row(g + begin, g + inner + begin, gated + row * inner + begin, end - begin);
+            for (int64_t i = part % threads * 32; l.is_paired && i < inner; i += 32 * threads)
+                gate_row(g + 2 * i, g + 2 * i + 32, gated + row * inner + i, 32);
         }
         linear_share<T>(gated, l.down, sum, rows);
 #pragma omp single
         for (int64_t i = 0; i < rows * hidden; ++i) put(out[i], residual[i] + sum[i]);
     }
     return is_known ? 0 : 1;
+}
+
+// -- a layer in two calls, for more rows: what comes before attention, and what comes after --------------------------------
+
+#if HAS_TILES
+
+// Memory of a layer, from `memory` on: rows as the products read them, a row of outputs for each, and that of each thread.
+template <typename T>
+struct Desk {
+    Rows<T> hidden, attended, inner;
+    T *outputs;
+    char *benches;
+    int64_t bench_bytes, num_blocks;
+
+    Desk(const Layer &l, char *memory, int64_t rows) {
+        const int64_t size = l.qkv.num_inputs, heads = l.o.num_inputs;
+        hidden = {memory, rows, size}, attended = {memory, rows, heads};
+        memory += round_up(Rows<T>::num_bytes(rows, std::max(size, heads)));
+        inner = {memory, rows, l.down.num_inputs};
+        memory += round_up(Rows<T>::num_bytes(rows, l.down.num_inputs));
+        outputs = reinterpret_cast<T *>(memory);
+        benches = memory + round_up(rows * std::max(l.qkv.num_outputs, size) * static_cast<int64_t>(sizeof(T)));
+        num_blocks = std::max(std::max(l.qkv.num_outputs, size), l.gate_up.num_outputs) / EDGE;
+        bench_bytes = round_up(Bench<T>::num_bytes(rows, num_blocks));
+    }
+    int64_t num_bytes(int threads) const { return benches - hidden.data + threads * bench_bytes; }
+    Bench<T> bench() const { return Bench<T>(benches + omp_get_thread_num() * bench_bytes, num_blocks); }
+};
+
+// A share of the rows for each thread of a team.
+template <typename T>
+void norm_share(const T *x, const void *weight, Rows<T> rows, float eps) {
+    std::vector<float> normed(rows.num_inputs);
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows.num_rows; ++row) {
+        norm_row(x + row * rows.num_inputs, static_cast<const T *>(weight), normed.data(), rows.num_inputs, eps);
+        rows.put_row(row, normed.data());
+    }
+}
+
+template <typename T, typename C>
+void enter_layer(const Layer &l, const T *x, int64_t rows, const C *cos, const C *sin, const int64_t *slots, T *q, T *keys,
+                 T *values, char *memory, int threads) {
+    const Desk<T> desk(l, memory, rows);
+#pragma omp parallel num_threads(threads)
+    {
+        const UseOfTiles tiles;
+        norm_share(x, l.attention_norm, desk.hidden, l.attention_eps);
+        multiply_share(desk.hidden, l.qkv, 1, desk.bench(),
+                       Output<T>{desk.outputs, nullptr, static_cast<const T *>(l.qkv.bias), l.qkv.num_outputs});
+#pragma omp barrier
+        rotate_share(desk.outputs, static_cast<const T *>(l.head_norm), l.head_eps, cos, sin, slots, q, keys, values, rows,
+                     l.num_qo, l.num_kv, l.dim);
+    }
+}
+
+// As `finish`: gates are kept until what they gate comes, which is the next block; then both become inputs.
+template <typename T>
+struct Gate {
+    Rows<T> inner;
+    float *gates;
+    const T *bias;
+
+    void operator()(int64_t row, int64_t num, int64_t block, const float *c) {
+        __m512 bias_low = _mm512_setzero_ps(), bias_high = bias_low, low, high;
+        if (bias) load_edge(bias + block * EDGE, bias_low, bias_high);
+        for (int64_t r = 0; r < num; ++r) {
+            float *gates_of_row = gates + (row + r) * EDGE;
+            load_edge(c + r * EDGE, low, high);
+            low = _mm512_add_ps(low, bias_low), high = _mm512_add_ps(high, bias_high);
+            if (block % 2 == 0) {
+                store_edge(gates_of_row, low, high);
+                continue;
+            }
+            alignas(64) float up[EDGE];
+            store_edge(up, low, high);
+            gate_row(gates_of_row, up, up, EDGE);
+            load_edge(up, low, high);
+            inner.put(row + r, block / 2, low, high);
+        }
+    }
+};
+
+template <typename T>
+void leave_layer(const Layer &l, const T *x, const T *attended, T *out, int64_t rows, char *memory, int threads) {
+    Desk<T> desk(l, memory, rows);
+    const int64_t hidden = l.qkv.num_inputs;
+#pragma omp parallel num_threads(threads)
+    {
+        const UseOfTiles tiles;
+        const Bench<T> bench = desk.bench();
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; ++row) desk.attended.put_row(row, attended + row * l.o.num_inputs);
+        multiply_share(desk.attended, l.o, 1, bench, Output<T>{desk.outputs, x, static_cast<const T *>(l.o.bias), hidden});
+#pragma omp barrier
+        norm_share(desk.outputs, l.mlp_norm, desk.hidden, l.mlp_eps);
+        multiply_share(desk.hidden, l.gate_up, 2, bench,
+                       Gate<T>{desk.inner, bench.gates, static_cast<const T *>(l.gate_up.bias)});
+#pragma omp barrier
+        multiply_share(desk.inner, l.down, 1, bench, Output<T>{out, desk.outputs, static_cast<const T *>(l.down.bias), hidden});
+    }
+}
+
+#else
+
+#endif
+
+// -- several layers ----------------------------------------------------------------------------------------------------
+
+template <typename T>
+int64_t few_bytes(const Layer &l, int64_t rows) {
+    return round_up(rows * (3 * l.qkv.num_inputs + l.qkv.num_outputs + l.o.num_inputs + 3 * l.down.num_inputs) * 4);
+}
+
+template <typename T>
+int64_t many_bytes(const Layer &l, int64_t rows, int64_t num_levels, int threads) {
+#if HAS_TILES
+    return round_up(Desk<T>(l, nullptr, rows).num_bytes(threads)) + 2 * round_up(rows * l.o.num_inputs * sizeof(T)) +
+           read_bytes<T>(rows * l.num_qo, l.dim, num_levels, threads);
+#else
+    return 0;
+#endif
+}
+
+// Memory that `run_layers` needs; no levels: for few rows.
+template <typename T>
+int64_t layers_bytes(const Layer *layers, int64_t num_layers, int64_t rows, int64_t num_levels, int threads) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < num_layers; ++i)
+        most = std::max(most, num_levels ? many_bytes<T>(layers[i], rows, num_levels, threads) : few_bytes<T>(layers[i], rows));
+    return most;
+}
+
+// Layers one after the other. What the rows read: `units`, for few rows that share nothing, or levels.
+template <typename T, typename C>
+int run_layers(const Layer *layers, int64_t num_layers, const T *x, T *out, int64_t rows, const C *cos, const C *sin,
+               const int64_t *slots, T *const *keys, T *const *values, const Units *units, const Level *levels,
+               int64_t num_levels, int64_t window, char *memory, int threads) {
+    for (int64_t i = 0; i < num_layers; ++i, x = out) {
+        const Layer &l = layers[i];
+        const C *c = l.is_rotated ? cos : nullptr, *s = l.is_rotated ? sin : nullptr;
+        if (units) {
+            if (run_layer(&l, x, out, rows, c, s, slots, keys[i], values[i], units, reinterpret_cast<float *>(memory), threads))
+                return 1;
+            continue;
+        }
+#if HAS_TILES
+        char *rest = memory + round_up(Desk<T>(l, nullptr, rows).num_bytes(threads));
+        T *q = reinterpret_cast<T *>(rest), *attended = reinterpret_cast<T *>(rest + round_up(rows * l.o.num_inputs * sizeof(T)));
+        rest += 2 * round_up(rows * l.o.num_inputs * sizeof(T));
+        enter_layer(l, x, rows, c, s, slots, q, keys[i], values[i], memory, threads);
+        const Reading<T> r{q,        keys[i],           values[i], attended, nullptr,   nullptr, l.num_kv,
+                           l.num_qo / l.num_kv, window, l.scale,   l.softcap, true,     true};
+        if (!read(r, levels, num_levels, l.dim, rows * l.num_qo, rest, threads)) return 1;
+        leave_layer(l, x, attended, out, rows, memory, threads);
+#else
+        return 1;
+#endif
+    }
+    return 0;
 }
 
 }  // namespace
@@ -501,10 +423,25 @@ int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos
     extern "C" void gate_##NAME(const T *gate_up, T *out, int64_t rows, int64_t size, int threads) {                   \
         gate(gate_up, out, rows, size, threads);                                                                       \
     }                                                                                                                  \
-    extern "C" int attend_##NAME(const T *q, const T *keys, const T *values, T *out, float *lse, const Units *units,   \
-                                 int64_t num_kv, int64_t group, int64_t dim, float scale, float softcap,               \
-                                 int threads) {                                                                        \
-        return attend_units(q, keys, values, out, lse, units, num_kv, group, dim, scale, softcap, threads);            \
+    extern "C" int64_t read_bytes_##NAME(int64_t num_queries, int64_t dim, int64_t num_levels, int threads) {           \
+        return read_bytes<T>(num_queries, dim, num_levels, threads);                                                   \
+    }                                                                                                                  \
+    extern "C" int read_##NAME(const T *q, const T *keys, const T *values, T *out, const Level *levels,                \
+                               int64_t num_levels, int64_t rows, int64_t num_kv, int64_t group, int64_t dim,           \
+                               float scale, float softcap, int64_t window, char *memory, int threads) {                \
+        const Reading<T> r{q, keys, values, out, nullptr, nullptr, num_kv, group, window, scale, softcap, true, true}; \
+        return read(r, levels, num_levels, dim, rows * num_kv * group, memory, threads) ? 0 : 1;                       \
+    }                                                                                                                  \
+    extern "C" int64_t product_bytes_##NAME(const Weight *weight, int64_t rows, int threads) {                         \
+        return product_bytes<T>(*weight, rows, threads);                                                               \
+    }                                                                                                                  \
+    extern "C" void multiply_##NAME(const Weight *weight, const T *x, T *out, int64_t rows, char *memory,              \
+                                    int threads) {                                                                     \
+        multiply(*weight, x, out, rows, memory, threads);                                                              \
+    }                                                                                                                  \
+    extern "C" int64_t layers_bytes_##NAME(const Layer *layers, int64_t num_layers, int64_t rows, int64_t num_levels,  \
+                                           int threads) {                                                              \
+        return layers_bytes<T>(layers, num_layers, rows, num_levels, threads);                                         \
     }
 
 #define EXPORT_ROTATED(T, C, NAME)                                                                                     \
@@ -513,10 +450,12 @@ int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos
                                             int64_t num_qo, int64_t num_kv, int64_t dim, int threads) {                \
         rotate_and_write(qkv, weight, eps, cos, sin, slots, q, keys, values, rows, num_qo, num_kv, dim, threads);      \
     }                                                                                                                  \
-    extern "C" int run_layer_##NAME(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos, const C *sin,  \
-                                    const int64_t *slots, T *keys, T *values, const Units *units, float scale,         \
-                                    float softcap, float *memory, int threads) {                                       \
-        return run_layer(layer, x, out, rows, cos, sin, slots, keys, values, units, scale, softcap, memory, threads);  \
+    extern "C" int run_layers_##NAME(const Layer *layers, int64_t num_layers, const T *x, T *out, int64_t rows,        \
+                                     const C *cos, const C *sin, const int64_t *slots, T *const *keys,                 \
+                                     T *const *values, const Units *units, const Level *levels, int64_t num_levels,    \
+                                     int64_t window, char *memory, int threads) {                                      \
+        return run_layers(layers, num_layers, x, out, rows, cos, sin, slots, keys, values, units, levels, num_levels,  \
+                          window, memory, threads);                                                                    \
     }
 
 EXPORT(float, float32)
@@ -524,3 +463,5 @@ EXPORT(bf16, bfloat16)
 EXPORT_ROTATED(float, float, float32_float32)
 EXPORT_ROTATED(bf16, bf16, bfloat16_bfloat16)
 EXPORT_ROTATED(bf16, float, bfloat16_float32)
+
+extern "C" int may_multiply() { return may_use_tiles(); }

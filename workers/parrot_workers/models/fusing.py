@@ -32,7 +32,7 @@ from parrot_workers.models.memory import give_back
 from parrot_workers.models.paged import LayerPass, LayerSpec
 from parrot_workers.models.trial import Trial
 
-__all__ = ["find_kernels", "fuse_layers"]
+__all__ = ["find_kernels", "fuse_layers", "make_norm"]
 
 log = structlog.get_logger(__name__)
 
@@ -177,7 +177,7 @@ def _candidates(index: int, spec: LayerSpec, layer: nn.Module) -> Iterator[LeanL
     if wiring is None:
         return
     before_attention, after_attention, before_mlp, after_mlp = (
-        _make_norm(layer.get_submodule(name)) if name else None for name in wiring
+        make_norm(layer.get_submodule(name)) if name else None for name in wiring
     )
     attention, mlp = _make_attention(index, spec, layer.get_submodule("self_attn")), layer.get_submodule("mlp")
     if attention is None:
@@ -241,7 +241,7 @@ def _bias(linear: nn.Linear) -> Tensor:
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
 
 
-def _make_norm(norm: nn.Module) -> nn.Module:
+def make_norm(norm: nn.Module) -> nn.Module:
     """One operation where it is a root mean square norm; else the norm itself."""
     found = _rms_weight(norm)
     return norm if found is None else RmsNorm(*found)
@@ -251,7 +251,7 @@ def _make_head_norm(spec: LayerSpec, q_norm: nn.Module, k_norm: nn.Module) -> nn
     q, k = _rms_weight(q_norm), _rms_weight(k_norm)
     is_of_heads = all(p.numel() == spec.head_dim for norm in (q_norm, k_norm) for p in norm.parameters())
     if not is_of_heads or q is None or k is None or q[1] != k[1]:
-        return TwoNorms(_make_norm(q_norm), _make_norm(k_norm), spec.num_qo_heads, is_of_heads=is_of_heads)
+        return TwoNorms(make_norm(q_norm), make_norm(k_norm), spec.num_qo_heads, is_of_heads=is_of_heads)
     weights: list[Tensor] = [q[0].expand(spec.num_qo_heads, -1), k[0].expand(spec.num_kv_heads, -1)]
     return HeadNorm(torch.cat(weights), q[1])
 

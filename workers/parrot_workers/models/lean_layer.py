@@ -17,7 +17,18 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from parrot_workers.models.paged import LayerPass, LayerSpec
 
-__all__ = ["Attention", "ForeignMlp", "GatedMlp", "HeadNorm", "LeanKernels", "LeanLayer", "RmsNorm", "TwoNorms"]
+__all__ = [
+    "Attention",
+    "ForeignMlp",
+    "GatedMlp",
+    "HeadNorm",
+    "LeanKernels",
+    "LeanLayer",
+    "RmsNorm",
+    "Rotation",
+    "TwoNorms",
+    "sign_sines",
+]
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and signed sines of the rows' positions, both shape [num_rows, 1, head_dim]."""
@@ -32,13 +43,17 @@ def _rotation(parrot: LayerPass, position_embeddings: tuple[Tensor, Tensor]) -> 
     """
     known: tuple[Rotation, object] | None = parrot.rotations.get(id(position_embeddings))
     if known is None:
-        cos, sin = position_embeddings
-        half = sin.shape[-1] // 2
-        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
         # Kept together, so that no other embeddings can get the same id.
-        rotation = cos[0, :, None].contiguous(), signed[:, None]
-        known = parrot.rotations[id(position_embeddings)] = rotation, position_embeddings
+        known = parrot.rotations[id(position_embeddings)] = sign_sines(position_embeddings), position_embeddings
     return known[0]
+
+
+def sign_sines(position_embeddings: tuple[Tensor, Tensor]) -> Rotation:
+    """Make a rotation of cosines and sines, both shape [1, num_rows, head_dim]."""
+    cos, sin = position_embeddings
+    half = sin.shape[-1] // 2
+    signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+    return cos[0, :, None].contiguous(), signed[:, None]
 
 
 class LeanKernels(Protocol):

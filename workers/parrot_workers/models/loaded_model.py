@@ -12,6 +12,8 @@ from parrot_workers.models.paged import LayerSpec
 if TYPE_CHECKING:
     import torch
 
+    from parrot_workers.models.short_pass import ShortPass
+
 __all__ = ["LoadedModel"]
 
 
@@ -28,6 +30,7 @@ class LoadedModel:
         vocab_size: Token ids are below this.
         layers: Attention of each layer.
         num_parameters: Weights of the checkpoint, tied ones once.
+        short_pass: Gives the logits that `model` gives, in less time; none if there is none.
     """
 
     model: Any
@@ -38,6 +41,7 @@ class LoadedModel:
     vocab_size: int
     layers: tuple[LayerSpec, ...]
     num_parameters: int
+    short_pass: ShortPass | None = None
 
     @property
     def device(self) -> torch.device:

@@ -125,7 +125,7 @@ def _prepare(path: Path, model: Any, tokenizer: Any, report: Report, **options: 
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     vocab_size, max_context_tokens = _vocab_size(path, model, tokenizer), _max_context_tokens(path, model)
     with _as_unsupported(path, model):
-        layers = prepare(model, vocab_size, max_context_tokens, report=report, **options)
+        layers, short_pass = prepare(model, vocab_size, max_context_tokens, report=report, **options)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -135,6 +135,7 @@ def _prepare(path: Path, model: Any, tokenizer: Any, report: Report, **options: 
         vocab_size=vocab_size,
         layers=layers,
         num_parameters=num_parameters,
+        short_pass=short_pass,
     )
 
 

@@ -131,7 +131,7 @@ def forward(
     Returns:
         Logits of these rows, shape [num_logits, vocab_size], the model's dtype.
     """
-    return run_model(model.model, model.layers, input_ids, positions, logit_rows, context)
+    return run_model(model.short_pass or model.model, model.layers, input_ids, positions, logit_rows, context)
 
 
 def run_model(

@@ -10,6 +10,7 @@ from parrot_workers.models.packed_linear import pack_linears
 from parrot_workers.models.paged import LayerSpec, use_paged_attention
 from parrot_workers.models.probe import check_reading, learn_layers
 from parrot_workers.models.progress import Report
+from parrot_workers.models.short_pass import ShortPass, find_short_pass
 from parrot_workers.models.trial import Trial
 from parrot_workers.models.whole_layer import use_whole_layers
 
@@ -18,11 +19,11 @@ __all__ = ["prepare"]
 
 def prepare(
     model: Any, vocab_size: int, max_context_tokens: int, *, is_fused: bool, is_packed: bool, report: Report
-) -> tuple[LayerSpec, ...]:
+) -> tuple[tuple[LayerSpec, ...], ShortPass | None]:
     """Learn how a model attends, give it our attention, and make it fast where that is asked for.
 
     Returns:
-        Attention of each layer.
+        Attention of each layer; and its short pass if it has one.
 
     Raises:
         Unsupported: The model cannot run over the paged cache.
@@ -43,4 +44,4 @@ def prepare(
         use_huge_pages(model)
     if is_fused or is_packed:
         check_reading(model, layers, trial, logits)
-    return layers
+    return layers, find_short_pass(model, layers, trial) if model.device.type == "cpu" else None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parrot_workers.attention import NEVER, AttentionPlan, SequenceSpan, build_plan
+from parrot_workers.attention import NEVER, AttentionBackend, AttentionPlan, SequenceSpan, build_plan
 from parrot_workers.attention.reference import ReferenceBackend
 from parrot_workers.kv_cache import OWN, Segment
 from parrot_workers.kv_cache.pool import KVPool, LayerShape
@@ -45,13 +45,18 @@ class Trial:
         """What `read` reads in each step: text, begin, end."""
         return [(text, begin, end) for text, cuts in enumerate(_CUTS) for begin, end in pairwise(cuts)]
 
-    def read(self, model: Any, layers: Sequence[LayerSpec]) -> Tensor:
+    def read(self, model: Any, layers: Sequence[LayerSpec], *, backend: AttentionBackend | None = None) -> Tensor:
         """Read both texts over a paged cache, in two steps of unequal parts.
+
+        Args:
+            model: A model that calls our attention.
+            layers: Its attention.
+            backend: Runs it; the reference if none.
 
         Returns:
             Logits of all tokens, shape [2, 8, vocab_size], float32.
         """
-        logits, context = [], self.make_context(layers, model.dtype)
+        logits, context = [], self.make_context(layers, model.dtype, backend)
         for step in range(2):
             spans = [(cuts[step], cuts[step + 1]) for cuts in _CUTS]
             logits.append(self._step(model, layers, context, spans))
@@ -64,13 +69,14 @@ class Trial:
         """Read both texts over a paged cache in one step."""
         self._step(model, layers, self.make_context(layers, model.dtype), [(0, _NUM_TOKENS)] * 2)
 
-    def make_context(self, layers: Sequence[LayerSpec], dtype: torch.dtype) -> ForwardContext:
+    def make_context(
+        self, layers: Sequence[LayerSpec], dtype: torch.dtype, backend: AttentionBackend | None = None
+    ) -> ForwardContext:
         """An empty cache with room for both texts, and the plan of reading them in one step."""
         shapes = [LayerShape(layer.num_kv_heads, layer.head_dim) for layer in layers]
         num_pages = 1 + 2 * _NUM_PAGES
         pool = KVPool(shapes, num_pages=num_pages, page_size=_PAGE_SIZE, dtype=dtype, device=self._device)
-        backend = ReferenceBackend()
-        context = ForwardContext(pool=pool, backend=backend, slots=torch.empty(0))
+        context = ForwardContext(pool=pool, backend=backend or ReferenceBackend(), slots=torch.empty(0))
         self._plan(context, [(0, _NUM_TOKENS)] * 2)
         return context
 

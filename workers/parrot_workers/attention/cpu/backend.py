@@ -1,19 +1,28 @@
-"""Attention on a CPU: what a plan reads is cut into calls of torch's blocked kernel, once per step."""
+"""Attention on a CPU: by our own kernels, or cut into calls of torch's blocked kernel, once per step."""
 
 from __future__ import annotations
 
-from functools import partial
-
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from parrot_workers.attention.cpu.kernels import HAS_FLASH, Kernel, PagedKernel, flash_kernel, matmul_kernel
+from parrot_workers.attention.cpu.kernels import HAS_FLASH, Kernel, flash_kernel, matmul_kernel
 from parrot_workers.attention.cpu.maker import HeadShape, Workspace, make_work
 from parrot_workers.attention.cpu.rounds import Work
 from parrot_workers.attention.cpu.sources import LayerInput
 from parrot_workers.attention.cpu.units import cut_levels, cut_window
+from parrot_workers.attention.level import Level
 from parrot_workers.attention.plan import AttentionPlan
-from parrot_workers.cpu_kernels import HEAD_DIMS, MAX_GROUP, CpuKernels, RowUnits, load_kernels
+from parrot_workers.cpu_kernels import (
+    HEAD_DIMS,
+    MAX_GROUP,
+    CpuKernels,
+    Levels,
+    PagedLevel,
+    RowUnits,
+    load_kernels,
+)
 
 __all__ = ["CPUBackend"]
 
@@ -32,11 +41,15 @@ class CPUBackend:
         self._workspace = Workspace()
         self._plan: AttentionPlan | None = None
         self._work: dict[tuple[HeadShape, int | None], Work] = {}
+        self._levels: dict[int | None, Levels] = {}
+        self._single_rows: dict[int | None, RowUnits | None] = {}
 
     def plan(self, plan: AttentionPlan) -> None:
         """Prepare for a step. The calls are made in the first layer of each shape, which tells its sizes."""
         self._plan = plan
         self._work.clear()
+        self._levels.clear()
+        self._single_rows.clear()
 
     def run(
         self,
@@ -50,26 +63,47 @@ class CPUBackend:
     ) -> Tensor:
         """Attend over the paged cache, as `AttentionBackend.run` says; `keys` and `values` contiguous."""
         num_kv_heads, head_dim = keys.shape[2:]
-        shape, compiled = self._shape(num_kv_heads, q.shape[1] // num_kv_heads, head_dim, q.dtype)
-        work = self._find_work(shape, window)
-        paged: PagedKernel | None = partial(compiled.attend, scale=scale, softcap=softcap) if compiled else None
+        group = q.shape[1] // num_kv_heads
+        window = self.active_window(window)
+        compiled = self._compiled(head_dim, group, q.dtype)
+        if compiled is not None:
+            levels = self.paged_levels(window)
+            return compiled.attend(q, keys, values, levels, scale=scale, softcap=softcap, window=window)
+        work = self._find_work(HeadShape(num_kv_heads, group, head_dim, q.dtype), window)
         kernel = self._kernel(scale, softcap)
-        return work.run(LayerInput(q=q.contiguous(), keys=keys, values=values, kernel=kernel, paged=paged)).reshape(
-            q.shape
-        )
+        return work.run(LayerInput(q=q.contiguous(), keys=keys, values=values, kernel=kernel)).reshape(q.shape)
 
-    def single_rows(
-        self, *, num_qo_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, window: int | None
-    ) -> RowUnits | None:
-        """What each row of this step reads, for layers of such a shape; none if rows share something."""
-        shape, compiled = self._shape(num_kv_heads, num_qo_heads // num_kv_heads, head_dim, dtype)
-        return self._find_work(shape, window).single_rows if compiled is not None else None
+    def active_window(self, window: int | None) -> int | None:
+        """The window of a layer, unless all sequences of this step are shorter."""
+        plan = self._plan
+        assert plan is not None, "run before plan"
+        return None if window is None or plan.max_len <= window else window
 
-    def _shape(
-        self, num_kv_heads: int, group: int, head_dim: int, dtype: torch.dtype
-    ) -> tuple[HeadShape, CpuKernels | None]:
-        compiled = self._compiled(head_dim, group, dtype)
-        return HeadShape(num_kv_heads, group, head_dim, dtype, has_paged=compiled is not None), compiled
+    def single_rows(self, window: int | None) -> RowUnits | None:
+        """What each row of this step reads, for our own kernels; none if rows share something.
+
+        Args:
+            window: An active one.
+        """
+        if window not in self._single_rows:
+            self._single_rows[window] = _single_rows(self._levels_for(window), window)
+        return self._single_rows[window]
+
+    def paged_levels(self, window: int | None) -> Levels:
+        """What the rows of this step read, for our own kernels; `window` as in `single_rows`."""
+        levels = self._levels.get(window)
+        if levels is None:
+            levels = self._levels[window] = Levels(
+                [
+                    PagedLevel(each.qo_indptr, each.kv_indptr, each.kv_indices, each.kv_lens, each.page_size)
+                    for each in self._levels_for(window)
+                ]
+            )
+        return levels
+
+    def _levels_for(self, window: int | None) -> tuple[Level, ...]:
+        assert self._plan is not None
+        return self._plan.levels if window is None else (self._plan.flat,)
 
     def _find_work(self, shape: HeadShape, window: int | None) -> Work:
         work = self._work.get((shape, window))
@@ -86,10 +120,30 @@ class CPUBackend:
 
     def _make_work(self, shape: HeadShape, window: int | None) -> Work:
         plan = self._plan
-        assert plan is not None, "run before plan"
-        levels = plan.levels_for(window)
-        if window is not None and levels is not plan.levels:
+        assert plan is not None
+        if window is not None:
             rounds = cut_window(plan.flat, plan.slots, window=window, sizes=shape.sizes)
         else:
-            rounds = cut_levels(levels, plan.slots, sizes=shape.sizes)
+            rounds = cut_levels(plan.levels, plan.slots, sizes=shape.sizes)
         return make_work(rounds, shape, plan.num_rows, self._workspace)
+
+
+def _single_rows(levels: tuple[Level, ...], window: int | None) -> RowUnits | None:
+    own = levels[-1]
+    num_rows = own.num_entries
+    if len(levels) > 1 or own.qo_indptr[-1] != num_rows:
+        return None
+    rows, lens = np.arange(num_rows), own.kv_lens.astype(np.int64)
+    if window is None:
+        return RowUnits(rows, own.kv_indptr.astype(np.int64), own.kv_indices, lens, own.page_size)
+    seen = [_last_slots(own, row, window) for row in range(num_rows)]
+    lens = np.array([len(slots) for slots in seen])
+    return RowUnits(rows, np.cumsum([0, *lens]), np.concatenate(seen), lens, 1)
+
+
+def _last_slots(level: Level, entry: int, window: int) -> npt.NDArray[np.int32]:
+    """Slots of the last tokens that an entry reads."""
+    pages = level.kv_indices[level.kv_indptr[entry] : level.kv_indptr[entry + 1]]
+    slots = pages[:, None] * level.page_size + np.arange(level.page_size, dtype=np.int32)
+    num_tokens = int(level.kv_lens[entry])
+    return slots.reshape(-1)[max(0, num_tokens - window) : num_tokens].astype(np.int32)

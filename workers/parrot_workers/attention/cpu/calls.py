@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from parrot_workers.attention.cpu.sources import LayerInput, Source
-from parrot_workers.cpu_kernels import RowUnits
 
-__all__ = ["BatchCall", "Call", "CausalBatchCall", "NodeCall", "PagedCall", "Part", "RunsCall", "SequenceCall"]
+__all__ = ["BatchCall", "Call", "CausalBatchCall", "NodeCall", "Part", "RunsCall", "SequenceCall"]
 
 
 class Part(NamedTuple):
@@ -53,17 +52,6 @@ class RunsCall:
             for row, first, num_tokens in self.runs
         ]
         return Part(torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts]))
-
-
-@dataclass(frozen=True, slots=True)
-class PagedCall:
-    """Single rows, each over pages of its own, which are read in place."""
-
-    units: RowUnits
-
-    def __call__(self, layer: LayerInput) -> Part:
-        assert layer.paged is not None, "a call for a kernel that is not there"
-        return Part(*layer.paged(layer.rows, layer.keys, layer.values, self.units))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from parrot_workers.cpu_kernels import RowUnits
-
-__all__ = ["HAS_FLASH", "Kernel", "PagedKernel", "flash_kernel", "matmul_kernel", "merge"]
+__all__ = ["HAS_FLASH", "Kernel", "flash_kernel", "matmul_kernel", "merge"]
 
 _FLASH: Final = getattr(torch, "_scaled_dot_product_flash_attention_for_cpu", None)
 HAS_FLASH: Final = _FLASH is not None
@@ -37,14 +35,6 @@ class Kernel(Protocol):
             The result, shape and dtype of `q`; and the natural log-sum-exp of the scores, shape [batch, num_qo_heads,
             q_len], fp32 or wider.
         """
-        ...
-
-
-class PagedKernel(Protocol):
-    """Attention of single rows, each over pages of its own."""
-
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, units: RowUnits) -> tuple[Tensor, Tensor]:
-        """Attend, as `CpuKernels.attend` says."""
         ...
 
 

@@ -16,14 +16,12 @@ from parrot_workers.attention.cpu.calls import (
     Call,
     CausalBatchCall,
     NodeCall,
-    PagedCall,
     RunsCall,
     SequenceCall,
 )
 from parrot_workers.attention.cpu.rounds import ReadyRound, Work
 from parrot_workers.attention.cpu.sources import Gather, Run, Source, Strided
 from parrot_workers.attention.cpu.units import Band, Causal, CutSizes, Round, Unit
-from parrot_workers.cpu_kernels import RowUnits
 
 __all__ = ["HeadShape", "Workspace", "make_work"]
 
@@ -45,14 +43,12 @@ class HeadShape(NamedTuple):
 
     Attributes:
         group: Query heads of a KV head.
-        has_paged: Whether there is a kernel for single rows over pages.
     """
 
     num_kv_heads: int
     group: int
     head_dim: int
     dtype: torch.dtype
-    has_paged: bool
 
     @property
     def token_bytes(self) -> int:
@@ -63,7 +59,7 @@ class HeadShape(NamedTuple):
     def sizes(self) -> CutSizes:
         """How the plan is cut."""
         min_run, max_gathered = -(-RUN_BYTES // self.token_bytes), MAX_GATHERED_BYTES // self.token_bytes
-        return CutSizes(min_run, max_gathered, are_rows_whole=self.has_paged)
+        return CutSizes(min_run, max_gathered)
 
 
 class Workspace:
@@ -129,9 +125,6 @@ class _Maker:
         self._page_size = page_size
 
     def add_units(self, units: Sequence[Unit]) -> None:
-        if self._shape.has_paged:
-            self._add_paged([unit for unit in units if unit.num_rows == 1])
-            units = [unit for unit in units if unit.num_rows > 1]
         runs = sorted((unit for unit in units if unit.is_run), key=_by_size_and_place)
         alone = []
         min_run = self._shape.sizes.min_run
@@ -143,15 +136,6 @@ class _Maker:
         self._add_runs([unit for unit in alone if unit.num_tokens >= min_run])
         gathered = [unit for unit in alone if unit.num_tokens < min_run] + [unit for unit in units if not unit.is_run]
         self._add_gathered(sorted(gathered, key=_by_size_and_place))
-
-    def _add_paged(self, units: Sequence[Unit]) -> None:
-        if not units:
-            return
-        rows = np.array([unit.row for unit in units])
-        indptr = np.cumsum([0] + [len(unit.pages) for unit in units])
-        lens = np.array([unit.num_tokens for unit in units])
-        pages = np.concatenate([unit.pages for unit in units])
-        self._add(PagedCall(RowUnits(rows, indptr, pages, lens, self._page_size)), rows)
 
     def _add_strided(self, units: Sequence[Unit]) -> None:
         first, second = units[:2]

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parrot_workers.attention.cpu.calls import Call, PagedCall, Part
+from parrot_workers.attention.cpu.calls import Call, Part
 from parrot_workers.attention.cpu.kernels import merge
 from parrot_workers.attention.cpu.sources import LayerInput
-from parrot_workers.cpu_kernels import RowUnits
 
 __all__ = ["ReadyRound", "Work"]
 
@@ -35,15 +34,6 @@ class Work:
     """All calls of a step, for layers of one shape."""
 
     rounds: Sequence[ReadyRound]
-
-    @property
-    def single_rows(self) -> RowUnits | None:
-        """What each row reads, if that is all there is to do, and in the order of the rows."""
-        first = self.rounds[0]
-        if len(self.rounds) == 1 and first.rows is None and len(first.calls) == 1:
-            call = first.calls[0]
-            return call.units if isinstance(call, PagedCall) else None
-        return None
 
     def run(self, layer: LayerInput) -> Tensor:
         """Returns: shape [num_rows, num_kv_heads, group, head_dim]."""

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from parrot_workers.attention.cpu.kernels import Kernel, PagedKernel
+from parrot_workers.attention.cpu.kernels import Kernel
 
 __all__ = ["Gather", "LayerInput", "Run", "Source", "Strided"]
 
@@ -23,14 +23,12 @@ class LayerInput:
         keys: The layer's keys, shape [num_pages, page_size, num_kv_heads, head_dim], contiguous.
         values: Like `keys`.
         kernel: Attention of dense tensors.
-        paged: Attention of single rows over pages, if there is a kernel for it.
     """
 
     q: Tensor
     keys: Tensor
     values: Tensor
     kernel: Kernel
-    paged: PagedKernel | None = None
 
     @cached_property
     def rows(self) -> Tensor:

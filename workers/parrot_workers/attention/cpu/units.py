@@ -30,12 +30,10 @@ class CutSizes(NamedTuple):
     Attributes:
         min_run: A stretch of consecutive pages with at least so many tokens becomes a unit of its own.
         max_gathered: What is left of an entry is cut into units of at most so many tokens.
-        are_rows_whole: Whether what a single row reads is one unit, wherever it lies.
     """
 
     min_run: int
     max_gathered: int
-    are_rows_whole: bool = False
 
 
 class Unit(NamedTuple):
@@ -188,7 +186,7 @@ def _cut_causal(stretch: Unit, page_size: int, slots: Slots, sizes: CutSizes) ->
 def _cut(stretch: Unit, page_size: int, sizes: CutSizes) -> list[Unit]:
     """What lies scattered comes first, so that it falls into one round with what is scattered of other sequences."""
     row, num_rows, pages, num_tokens, is_run = stretch
-    if is_run or not num_tokens or (num_rows == 1 and sizes.are_rows_whole):
+    if is_run or not num_tokens:
         return [stretch] if num_tokens else []
     num_unused = len(pages) * page_size - num_tokens
     return [
