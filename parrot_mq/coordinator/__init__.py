@@ -2,12 +2,12 @@
 
 from parrot_mq.coordinator.config import CoordinatorConfig, Mechanisms
 from parrot_mq.coordinator.coordinator import Coordinator, open_coordinator
-from parrot_mq.coordinator.dispatch_state import DispatchState
-from parrot_mq.coordinator.leader import Candidate, LeaderConfig, open_candidate
-from parrot_mq.coordinator.planning import plan_task
-from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.dispatch.dispatch_state import DispatchState
+from parrot_mq.coordinator.leadership.leader import Candidate, LeaderConfig, open_candidate
+from parrot_mq.coordinator.sessions.planning import plan_task
+from parrot_mq.coordinator.sessions.ready import ReadyGeneration
+from parrot_mq.coordinator.sessions.steps import PlannedGeneration
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
-from parrot_mq.coordinator.steps import PlannedGeneration
 from parrot_mq.coordinator.tenants import Quotas, TenantPolicy, Tenants, load_tenants
 
 __all__ = [

@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from parrot_mq.actors import Actor, ActorRef, ActorSystem, Supervision, SystemStatistics
 from parrot_mq.bus import Bus, Delivery
 from parrot_mq.clock import Clock, SystemClock
-from parrot_mq.coordinator.calls import CallerActor
+from parrot_mq.coordinator.calls.caller import CallerActor
 from parrot_mq.coordinator.config import CoordinatorConfig
-from parrot_mq.coordinator.dispatcher import DispatcherActor
-from parrot_mq.coordinator.events import Events
+from parrot_mq.coordinator.dispatch.dispatcher import DispatcherActor
 from parrot_mq.coordinator.facts import Facts
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import (
@@ -29,8 +28,9 @@ from parrot_mq.coordinator.protocol import (
     tell_self,
 )
 from parrot_mq.coordinator.registry import RegistryActor
-from parrot_mq.coordinator.session import SessionActor
+from parrot_mq.coordinator.sessions.session import SessionActor
 from parrot_mq.coordinator.statistics import Board, CoordinatorStatistics
+from parrot_mq.coordinator.stories.events import Events
 from parrot_mq.coordinator.tenants import Quotas
 from parrot_mq.errors import ActorStopped, MalformedMessage, ParrotError
 from parrot_mq.messages import (

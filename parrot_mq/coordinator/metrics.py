@@ -8,7 +8,7 @@ from typing import get_args
 
 from prometheus_client import Metric
 
-from parrot_mq.coordinator.call_counts import CallResult, FunctionStatistics
+from parrot_mq.coordinator.calls.counts import CallResult, FunctionStatistics
 from parrot_mq.coordinator.statistics import CoordinatorStatistics, DispatcherStatistics, LeaderStatistics
 from parrot_mq.observability import Distribution
 from parrot_mq.observability.metrics import counter, gauge, histogram

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from parrot_mq.actors import ActorContext, ActorRef
 from parrot_mq.bus import Delivery
-from parrot_mq.coordinator.ready import Known, ReadyCall, ReadyGeneration
+from parrot_mq.coordinator.sessions.ready import Known, ReadyCall, ReadyGeneration
 from parrot_mq.errors import MailboxFull, ParrotError
 from parrot_mq.messages import TaskAddress, Usage, Value, WorkerStatus
 from parrot_mq.program import Standing

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from parrot_mq.actors import Actor, ActorRef
-from parrot_mq.coordinator.call_counts import CallCounts
+from parrot_mq.coordinator.calls.counts import CallCounts
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import CheckLeases, GiveBack, WorkerLost, WorkerReport
 from parrot_mq.coordinator.statistics import Lease

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from parrot_mq.coordinator.call_counts import CallCounts, FunctionStatistics
-from parrot_mq.coordinator.history import History
+from parrot_mq.coordinator.calls.counts import CallCounts, FunctionStatistics
+from parrot_mq.coordinator.stories.history import History
 from parrot_mq.messages import ModelDemand, WorkerStatus
 
 __all__ = ["Board", "CoordinatorStatistics", "DispatcherStatistics", "LeaderStatistics", "Lease"]

@@ -11,7 +11,7 @@ import pytest
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer
 from parrot_mq.client import Client, Session, control
 from parrot_mq.client.submission import make_submission
-from parrot_mq.coordinator.executor import GraphExecutor
+from parrot_mq.coordinator.sessions.executor import GraphExecutor
 from parrot_mq.errors import CallError, ConfigurationError, InvalidName, NoResponders, SessionClosed
 from parrot_mq.messages import SessionMark, decode
 from parrot_mq.program import Input, Output, SemanticFunction, semantic_function

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
-from parrot_mq.coordinator.job import Job, measure, name_prefixes
-from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.dispatch.job import Job, measure, name_prefixes
+from parrot_mq.coordinator.sessions.ready import ReadyGeneration
 from parrot_mq.messages import VariableAddress
 from parrot_mq.program import Standing, prefix_hashes
 from parrot_mq.types import Objective, Sampling, SessionId, TaskId, TenantId, VariableId

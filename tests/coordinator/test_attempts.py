@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from parrot_mq.bus import Delivery, Headers
-from parrot_mq.coordinator.attempts import Again, Attempts, GiveUp, Setback, SetbackKind
-from parrot_mq.coordinator.call_counts import MAX_FUNCTIONS, OTHERS, CallCounts
-from parrot_mq.coordinator.call_messages import (
+from parrot_mq.coordinator.calls.attempts import Again, Attempts, GiveUp, Setback, SetbackKind
+from parrot_mq.coordinator.calls.counts import MAX_FUNCTIONS, OTHERS, CallCounts
+from parrot_mq.coordinator.calls.messages import (
     MAX_HOST_CHARACTERS,
     encode_call,
     is_beat,
@@ -25,8 +25,8 @@ from parrot_mq.coordinator.call_messages import (
     read_answer,
     read_beat,
 )
-from parrot_mq.coordinator.call_queue import CallQueue
-from parrot_mq.coordinator.ready import ReadyCall
+from parrot_mq.coordinator.calls.queue import CallQueue
+from parrot_mq.coordinator.sessions.ready import ReadyCall
 from parrot_mq.errors import FunctionFailed, FunctionNotServed, NoResponders
 from parrot_mq.messages import (
     HEADER_BLOB,

@@ -16,13 +16,13 @@ import pytest
 from parrot_mq.actors import Actor, ActorRef, ActorSystem
 from parrot_mq.bus import Bus, Delivery, Headers, MemoryBus, MemoryServer, fetch_text
 from parrot_mq.coordinator import CoordinatorConfig
-from parrot_mq.coordinator.call_counts import CallCounts, FunctionStatistics
-from parrot_mq.coordinator.call_messages import MAX_OBJECT_BYTES
-from parrot_mq.coordinator.calls import CallerActor
-from parrot_mq.coordinator.events import Events
-from parrot_mq.coordinator.history import History
+from parrot_mq.coordinator.calls.caller import CallerActor
+from parrot_mq.coordinator.calls.counts import CallCounts, FunctionStatistics
+from parrot_mq.coordinator.calls.messages import MAX_OBJECT_BYTES
 from parrot_mq.coordinator.protocol import Call, CameBack, Done, Expire, GenerationFailed
-from parrot_mq.coordinator.ready import Known, ReadyCall
+from parrot_mq.coordinator.sessions.ready import Known, ReadyCall
+from parrot_mq.coordinator.stories.events import Events
+from parrot_mq.coordinator.stories.history import History
 from parrot_mq.errors import DeadlineExceeded, FunctionFailed, FunctionNotServed, FunctionTimedOut, ParrotError
 from parrot_mq.messages import (
     HEADER_PRODUCER,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from parrot_mq.coordinator import CoordinatorConfig
-from parrot_mq.coordinator.dispatch_state import DispatchState
-from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.dispatch.dispatch_state import DispatchState
+from parrot_mq.coordinator.sessions.ready import ReadyGeneration
 from parrot_mq.messages import EngineReport, GenerationProgress, ModelDemand, Usage, WorkerStatus
 from parrot_mq.program import Standing
 from parrot_mq.types import Objective

@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from parrot_mq.coordinator.batches import Batch
 from parrot_mq.coordinator.config import CoordinatorConfig, Mechanisms
-from parrot_mq.coordinator.dispatch_state import DispatchState
+from parrot_mq.coordinator.dispatch.batches import Batch
+from parrot_mq.coordinator.dispatch.dispatch_state import DispatchState
 from parrot_mq.coordinator.protocol import Expect
-from parrot_mq.coordinator.ready import ReadyGeneration
+from parrot_mq.coordinator.sessions.ready import ReadyGeneration
 from parrot_mq.coordinator.tenants import TenantPolicy, Tenants
 from parrot_mq.messages import EngineReport, GenerationProgress, Usage, WorkerStatus
 from parrot_mq.program import Standing, prefix_hashes

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from parrot_mq.coordinator.election import Election
+from parrot_mq.coordinator.leadership.election import Election
 from parrot_mq.messages import CoordinatorLease
 
 LEASE_S = 2.0

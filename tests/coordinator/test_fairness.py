@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.fair_queue import FairQueue
-from parrot_mq.coordinator.fairness import MIN_DEBTS, QUANTUM_TOKENS, DeficitRoundRobin
-from parrot_mq.coordinator.job import Job
+from parrot_mq.coordinator.dispatch.fair_queue import FairQueue
+from parrot_mq.coordinator.dispatch.fairness import MIN_DEBTS, QUANTUM_TOKENS, DeficitRoundRobin
+from parrot_mq.coordinator.dispatch.job import Job
 from parrot_mq.coordinator.tenants import TenantPolicy, Tenants
 from tests.coordinator.jobs import LATENCY, THROUGHPUT, make_job
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.history import MAX_ANSWER_CHARACTERS, History, SessionHistory
-from parrot_mq.coordinator.story import MAX_READS, OutputRecord, StoredValue
+from parrot_mq.coordinator.stories.history import MAX_ANSWER_CHARACTERS, History, SessionHistory
+from parrot_mq.coordinator.stories.story import MAX_READS, OutputRecord, StoredValue
 from parrot_mq.errors import ConfigurationError
 from parrot_mq.messages import (
     ErrorInfo,

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.job import CHARACTERS_PER_TOKEN, Job, Size, SizeModel, measure, name_prefixes
-from parrot_mq.coordinator.ledger import Running, Transcript, WorkerLedger
-from parrot_mq.coordinator.load import WorkerLoad
-from parrot_mq.coordinator.places import SessionPlaces
-from parrot_mq.coordinator.residents import Residents
-from parrot_mq.coordinator.step_time import PRIOR, StepTimeModel, StepTimes
+from parrot_mq.coordinator.dispatch.job import CHARACTERS_PER_TOKEN, Job, Size, SizeModel, measure, name_prefixes
+from parrot_mq.coordinator.dispatch.ledger import Running, Transcript, WorkerLedger
+from parrot_mq.coordinator.dispatch.load import WorkerLoad
+from parrot_mq.coordinator.dispatch.places import SessionPlaces
+from parrot_mq.coordinator.dispatch.residents import Residents
+from parrot_mq.coordinator.dispatch.step_time import PRIOR, StepTimeModel, StepTimes
 from parrot_mq.messages import BlobRef, EngineReport, GenerationProgress, WorkerStatus
 from parrot_mq.program import Standing, prefix_hashes
 from parrot_mq.types import Objective

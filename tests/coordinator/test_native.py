@@ -14,8 +14,8 @@ import pytest
 from parrot_mq.bus import MemoryBus
 from parrot_mq.client.control import SessionControl
 from parrot_mq.coordinator import CoordinatorStatistics
-from parrot_mq.coordinator.call_run import CallRun
-from parrot_mq.coordinator.calls import CallerActor
+from parrot_mq.coordinator.calls.caller import CallerActor
+from parrot_mq.coordinator.calls.run import CallRun
 from parrot_mq.errors import DeadlineExceeded, FunctionFailed, FunctionNotServed, InputFailed, TaskCancelled
 from parrot_mq.messages import NativeTask, ResultSpec, TaskStory
 from parrot_mq.program.transforms import Split, Strip

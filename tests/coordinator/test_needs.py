@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.needs import MAX_COUNTED, MAX_PREFIXES, PrefixNeeds
+from parrot_mq.coordinator.dispatch.needs import MAX_COUNTED, MAX_PREFIXES, PrefixNeeds
 from parrot_mq.program import prefix_hashes
 
 keys = st.integers(0, 9).map(lambda number: f"t.s.v{number}")

@@ -9,9 +9,9 @@ import pytest
 
 from parrot_mq.bus import Delivery, MemoryBus, MemoryServer
 from parrot_mq.coordinator import CoordinatorConfig, TenantPolicy, Tenants
-from parrot_mq.coordinator.dispatcher import DispatcherActor
-from parrot_mq.coordinator.executor import GraphExecutor
+from parrot_mq.coordinator.dispatch.dispatcher import DispatcherActor
 from parrot_mq.coordinator.protocol import Done, Enqueue, Expect, Judge
+from parrot_mq.coordinator.sessions.executor import GraphExecutor
 from parrot_mq.errors import DeadlineExceeded, GenerationAborted, MalformedMessage, QuotaExceeded
 from parrot_mq.messages import (
     OutputSpec,

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from parrot_mq.actors import Actor, ActorSystem
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import CoordinatorConfig
-from parrot_mq.coordinator import session_state as session_state_module
 from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import ModelsChanged
-from parrot_mq.coordinator.session_state import SessionState
-from parrot_mq.coordinator.task import Deadlines, Task, read_task
+from parrot_mq.coordinator.sessions import session_state as session_state_module
+from parrot_mq.coordinator.sessions.session_state import SessionState
+from parrot_mq.coordinator.sessions.task import Deadlines, Task, read_task
 from parrot_mq.errors import ConfigurationError, DuplicateProducer, InvalidName, ModelNotServed
 from parrot_mq.messages import ErrorInfo, PromptTask, TaskAddress, encode
 from parrot_mq.types import SessionId, TaskId, TenantId, VariableId

@@ -9,7 +9,7 @@ import pytest
 
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import CoordinatorConfig
-from parrot_mq.coordinator.dispatcher import DispatcherActor
+from parrot_mq.coordinator.dispatch.dispatcher import DispatcherActor
 from parrot_mq.messages import EngineReport, PinPrefixes, WorkerStatus, actor_subject, decode, encode
 from parrot_mq.program import prefix_hashes
 from tests.coordinator.programs import program, ref

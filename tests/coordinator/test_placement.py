@@ -8,9 +8,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parrot_mq.coordinator.job import Job, Size
-from parrot_mq.coordinator.load import MAX_SLOWDOWN, WorkerLoad
-from parrot_mq.coordinator.placement import (
+from parrot_mq.coordinator.dispatch.job import Job, Size
+from parrot_mq.coordinator.dispatch.load import MAX_SLOWDOWN, WorkerLoad
+from parrot_mq.coordinator.dispatch.placement import (
     MAX_WAITERS,
     WORK_WEIGHT,
     Full,
@@ -21,8 +21,8 @@ from parrot_mq.coordinator.placement import (
     find_cost,
     has_room,
 )
-from parrot_mq.coordinator.residents import Residents
-from parrot_mq.coordinator.step_time import StepTimes
+from parrot_mq.coordinator.dispatch.residents import Residents
+from parrot_mq.coordinator.dispatch.step_time import StepTimes
 from parrot_mq.program import Standing
 from parrot_mq.types import Objective
 from tests.coordinator.jobs import LATENCY, THROUGHPUT, make_job

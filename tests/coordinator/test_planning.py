@@ -9,8 +9,8 @@ import pytest
 
 from parrot_mq.bus import Delivery
 from parrot_mq.coordinator import PlannedGeneration, ReadyGeneration, plan_task
-from parrot_mq.coordinator.steps import fill
-from parrot_mq.coordinator.task import Refusal, Task, read_task
+from parrot_mq.coordinator.sessions.steps import fill
+from parrot_mq.coordinator.sessions.task import Refusal, Task, read_task
 from parrot_mq.errors import DuplicateProducer, MalformedMessage, TemplateError
 from parrot_mq.messages import BlobRef, ErrorInfo, PromptTask, TaskAddress, Value, encode, encode_json
 from parrot_mq.program import prefix_hashes

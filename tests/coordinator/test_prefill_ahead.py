@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.prefill_ahead import MAX_PLANNED, Beginning, PrefillPlanner
+from parrot_mq.coordinator.dispatch.prefill_ahead import MAX_PLANNED, Beginning, PrefillPlanner
 from parrot_mq.coordinator.protocol import Expect
 from parrot_mq.program import prefix_hashes
 from tests.coordinator.jobs import LATENCY, THROUGHPUT

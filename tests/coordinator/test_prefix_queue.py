@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from parrot_mq.coordinator.job import Job
-from parrot_mq.coordinator.queue import DEADLINE_SLACK_S, LATENCY_LEAD_S, Agenda, Lane, TenantQueue, due
+from parrot_mq.coordinator.dispatch.job import Job
+from parrot_mq.coordinator.dispatch.queue import DEADLINE_SLACK_S, LATENCY_LEAD_S, Agenda, Lane, TenantQueue, due
 from parrot_mq.program import Standing
 from parrot_mq.types import Objective
 from tests.coordinator.jobs import LATENCY, THROUGHPUT, make_job

@@ -14,12 +14,12 @@ import pytest
 from parrot_mq.actors import ActorContext, ActorSystem
 from parrot_mq.bus import Delivery, Handler, MemoryBus, MemoryServer, Subscription
 from parrot_mq.coordinator import CoordinatorConfig
-from parrot_mq.coordinator import session as session_module
 from parrot_mq.coordinator.coordinator import CoordinatorActor
-from parrot_mq.coordinator.dispatcher import DispatcherActor
-from parrot_mq.coordinator.executor import GraphExecutor
+from parrot_mq.coordinator.dispatch.dispatcher import DispatcherActor
 from parrot_mq.coordinator.protocol import EnterTasks, SessionIdle, SessionKey, tell_self
 from parrot_mq.coordinator.registry import RegistryActor
+from parrot_mq.coordinator.sessions import session as session_module
+from parrot_mq.coordinator.sessions.executor import GraphExecutor
 from parrot_mq.errors import ConsumerTakenOver, RequestTimeout, TaskCancelled
 from parrot_mq.messages import STREAM_VARS, WorkerStatus, actor_subject, encode
 from tests.coordinator.holding_engine import Gate

@@ -9,8 +9,8 @@ from parrot_mq.actors import ActorState, ActorStatistics, SystemStatistics
 from parrot_mq.actors.mailbox import MailboxStatistics
 from parrot_mq.actors.metrics import ActorCollector
 from parrot_mq.coordinator import Coordinator, CoordinatorStatistics, DispatcherStatistics
-from parrot_mq.coordinator.call_counts import FunctionStatistics
-from parrot_mq.coordinator.dispatcher import DispatcherActor
+from parrot_mq.coordinator.calls.counts import FunctionStatistics
+from parrot_mq.coordinator.dispatch.dispatcher import DispatcherActor
 from parrot_mq.coordinator.metrics import CoordinatorCollector
 from parrot_mq.messages import WorkerStatus
 from parrot_mq.observability import Distribution

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from parrot_mq.coordinator import PlannedGeneration, plan_task
-from parrot_mq.coordinator.planning import expand_map
-from parrot_mq.coordinator.steps import Items, PlannedCall, PlannedList, PlannedMap, PlannedTransform, Step, fill
+from parrot_mq.coordinator.sessions.planning import expand_map
+from parrot_mq.coordinator.sessions.steps import (
+    Items,
+    PlannedCall,
+    PlannedList,
+    PlannedMap,
+    PlannedTransform,
+    Step,
+    fill,
+)
 from parrot_mq.errors import InvalidName, MalformedMessage, TemplateError, TransformError
 from parrot_mq.messages import BlobRef, NativeTask, OutputSpec, PromptTask, ResultSpec, TaskRecord, VariableRef
 from parrot_mq.program.transforms import JsonPointer, Split, Strip

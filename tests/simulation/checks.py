@@ -13,8 +13,8 @@ from unittest.mock import patch
 import structlog
 
 from parrot_mq.coordinator.coordinator import CoordinatorActor
-from parrot_mq.coordinator.dispatcher import DispatcherActor
-from parrot_mq.coordinator.session import SessionActor
+from parrot_mq.coordinator.dispatch.dispatcher import DispatcherActor
+from parrot_mq.coordinator.sessions.session import SessionActor
 from parrot_mq.errors import ConnectionClosed
 from parrot_mq.program import Objectives
 from parrot_mq.testing import SimulatedEngine

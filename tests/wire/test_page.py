@@ -14,7 +14,7 @@ from parrot_mq import errors
 from parrot_mq.bus import BusConfig
 from parrot_mq.bus.streams import SUBJECTS, stream_configs
 from parrot_mq.coordinator import CoordinatorConfig
-from parrot_mq.coordinator.call_run import NUM_MISSING_BEATS
+from parrot_mq.coordinator.calls.run import NUM_MISSING_BEATS
 from parrot_mq.messages import (
     HEADER_BLOB,
     HEADER_PRODUCER,

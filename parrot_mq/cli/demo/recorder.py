@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from parrot_mq.clock import Clock
-from parrot_mq.coordinator.history import SessionHistory
+from parrot_mq.coordinator.stories.history import SessionHistory
 from parrot_mq.messages import SessionStory, TaskEvent
 
 __all__ = ["Recorder"]

@@ -1,0 +1,1 @@
+"""What goes to which worker, and when: one dispatcher for each model."""

@@ -1,0 +1,1 @@
+"""Who leads: one coordinator acts, the others stand by."""

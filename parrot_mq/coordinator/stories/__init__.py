@@ -1,0 +1,1 @@
+"""What happened to the tasks, for people and tools."""
