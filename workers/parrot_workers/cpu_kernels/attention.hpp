@@ -225,10 +225,9 @@ struct Units {
     int page_size;
 };
 
-// A share of the units, for each thread of a team. `q`: [rows, num_kv, group, DIM]; results likewise, unit by unit; `lse`
-// may be none.
+// A share of the units, for each thread of a team. `q`: [rows, num_kv, group, DIM]; results likewise, unit by unit.
 template <typename T, int DIM, typename Q>
-void attend_share(const Q *q, const T *keys, const T *values, Q *out, float *lse, const Units &units, int64_t num_kv,
+void attend_share(const Q *q, const T *keys, const T *values, Q *out, const Units &units, int64_t num_kv,
                   int64_t group, float scale, float softcap, int threads) {
     // Heads of a token lie side by side, so a unit is read fastest by one thread; but no thread shall be idle.
     const int64_t part = units.num >= 2 * threads ? num_kv : 1, num_parts = num_kv / part;
@@ -248,7 +247,6 @@ void attend_share(const Q *q, const T *keys, const T *values, Q *out, float *lse
         for (int64_t g = 0; g < part * group; ++g) {
             const float factor = 1.0f / queries[g].total;
             for (int i = 0; i < DIM; ++i) put(out[(place + g) * DIM + i], queries[g].sum[i] * factor);
-            if (lse) lse[place + g] = queries[g].maximum + std::log(queries[g].total);
         }
     }
 }

@@ -222,7 +222,7 @@ int run_layer(const Layer *layer, const T *x, T *out, int64_t rows, const C *cos
             std::memmove(qkv + row * l.num_qo * dim, heads, l.num_qo * dim * sizeof(float));
         }
         const bool can = attend_share_of<T>(dim, static_cast<const float *>(qkv), static_cast<const T *>(keys),
-                                            static_cast<const T *>(values), attended, static_cast<float *>(nullptr),
+                                            static_cast<const T *>(values), attended,
                                             *units, l.num_kv, l.num_qo / l.num_kv, l.scale, l.softcap, threads);
         linear_share<T>(attended, l.o, sum, rows);
 #pragma omp single
