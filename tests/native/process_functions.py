@@ -19,6 +19,13 @@ async def hold(folder: str) -> str:
     return str(os.getpid())
 
 
+@native_function(attempt_timeout_s=3, max_attempts=20)
+async def echo(text: str) -> str:
+    """The text, after a moment."""
+    await asyncio.sleep(0.05)
+    return f"<{text}>"
+
+
 @native_function
 def hold_in_thread(folder: str) -> str:
     """The same in a thread."""

@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ import pytest
 from parrot_mq.bus import BusConfig, NatsServer, open_bus
 from parrot_mq.client import Client
 from parrot_mq.coordinator import open_coordinator
+from parrot_mq.program import SemanticVariable
 from tests.coordinator.service import FAST, WAIT_S, eventually
-from tests.native.process_functions import hold, hold_in_thread
+from tests.native.process_functions import echo, hold, hold_in_thread
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +65,7 @@ async def _running_host(url: str, *options: str) -> AsyncIterator[_Host]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "parrot_mq", "native", "tests/native/process_functions.py", "--servers", url, *options),
         cwd=ROOT,
+        stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
     )
@@ -132,3 +134,33 @@ async def test_what_a_stopped_host_does_not_end_in_time_goes_to_another(
             await _wait_running(tmp_path, second)
             (tmp_path / "go").touch()
             assert await result == f"{second.process.pid}"
+
+
+NUM_CALLS, NUM_KILLS = 500, 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_every_call_has_its_result_however_often_hosts_are_killed(service: tuple[str, Client]) -> None:
+    """Also what was on its way to a host that was killed, and no beat has told of."""
+    url, client = service
+    async with AsyncExitStack() as stack, client.session():
+
+        async def start() -> _Host:
+            return await stack.enter_async_context(_running_host(url, "--concurrency", "4", "--log-level", "info"))
+
+        hosts = [await start(), await start()]
+        results = [asyncio.get_running_loop().create_task(_read(echo(str(number)))) for number in range(NUM_CALLS)]
+        for kill in range(1, NUM_KILLS + 1):
+            await _wait_done(results, kill * NUM_CALLS // (NUM_KILLS + 2))
+            os.kill(hosts.pop(0).process.pid, signal.SIGKILL)
+            hosts.append(await start())
+        assert await asyncio.gather(*results) == [f"<{number}>" for number in range(NUM_CALLS)]
+
+
+async def _read(variable: SemanticVariable) -> str:
+    return await variable
+
+
+async def _wait_done(results: list[asyncio.Task[str]], number: int) -> None:
+    await eventually(lambda: sum(result.done() for result in results) >= number, within_s=40)
