@@ -103,7 +103,7 @@ def make_loaded(shape: Shape) -> LoadedModel:
     model = make_model(shape)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     vocab_size = shape.settings["vocab_size"]
-    layers = prepare(model, vocab_size, MAX_CONTEXT_TOKENS, is_fused=True, is_packed=False, report=_tell_nobody)
+    layers, short_pass = prepare(model, vocab_size, MAX_CONTEXT_TOKENS, is_fused=True, is_packed=False, report=_tell_nobody)
     return LoadedModel(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(checkpoint_path(), local_files_only=True),
@@ -112,6 +112,7 @@ def make_loaded(shape: Shape) -> LoadedModel:
         max_context_tokens=MAX_CONTEXT_TOKENS,
         vocab_size=vocab_size,
         layers=layers,
+        short_pass=short_pass,
         num_parameters=num_parameters,
     )
 
