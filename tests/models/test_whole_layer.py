@@ -125,12 +125,13 @@ def test_it_is_one_call_for_few_rows_that_share_nothing(
     reader.read([(0, [1]), (1, [3]), (2, [4])])
     reader.read([(0, [1, 2])])  # the second token reads the first
     assert calls == []
-    assert many == ([4, 4, 3, 3, 2, 2] if products == "ours" else [])
+    assert many == ([4, 3, 2] if products == "ours" else [])
     reader.read([(0, [1]), (1, [3])])
-    assert calls == [2, 2]
+    once = [2] if products == "ours" else [2, 2]  # for both layers, or for each
+    assert calls == once
     other = PackedReader(model, ReferenceBackend(), num_texts=1, max_tokens=64)
     other.read([(0, [1])])  # a backend that cannot say what a row reads
-    assert calls == [2, 2]
+    assert calls == once
 
 
 def test_weights_that_lie_in_another_way_are_not_taken_for_blocks() -> None:
