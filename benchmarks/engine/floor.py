@@ -104,13 +104,13 @@ def _flops(num_rows: int) -> float:
 
 
 def measure(dtype: str, num_threads: int) -> dict[int, float]:
-    """Seconds of all projections by number of rows: the faster of torch's two ways, the fastest of some times."""
+    """Seconds of all projections by number of rows: the fastest of torch's two ways and ours, the least of some."""
     import torch
 
     torch.set_num_threads(num_threads)
     kind = getattr(torch, dtype)
     weights = [torch.randn(outputs, inputs).to(kind) for inputs, outputs in (*(LAYER * NUM_LAYERS), HEAD)]
-    ways = [_plain(weights), _packed(weights)]
+    ways = [_plain(weights), _packed(weights), *_ours(weights)]
     inputs = {rows: [torch.randn(rows, weight.shape[1]).to(kind) for weight in weights] for rows in ROWS}
     with torch.inference_mode():
         return {rows: min(_time(way, inputs[rows]) for way in ways) for rows in ROWS}
@@ -132,6 +132,17 @@ def _packed(weights: list[Any]) -> list[Callable[[Any], Any]]:
         return ops._linear_pointwise(x, weight, None, "none", [], "")
 
     return [partial(run, weight=ops._reorder_linear_weight(weight, 32)) for weight in weights]
+
+
+def _ours(weights: list[Any]) -> list[list[Callable[[Any], Any]]]:
+    """By the engine's own kernels, if they run here."""
+    from parrot_workers.cpu_kernels import load_kernels
+    from parrot_workers.models.packed_linear import BlockedLinear
+
+    kernels = load_kernels(weights[0].dtype)
+    if kernels is None or not kernels.can_multiply:
+        return []
+    return [[BlockedLinear(kernels, weight, None) for weight in weights]]
 
 
 def _time(projections: list[Callable[[Any], Any]], inputs: list[Any]) -> float:

@@ -41,6 +41,9 @@ struct Tokens {
     }
 };
 
+// Whether queries of a single row are multiplied as they are, in bfloat16, and their scores scaled; else they are scaled.
+template <typename T, int DIM> constexpr bool ARE_PAIRS = HAS_TILES && std::is_same<T, bf16>::value && DIM % 32 == 0;
+
 // What a query has read so far: the sum of values, weighted by e^(score - maximum), and the sum of the weights.
 template <int DIM>
 struct Query {
@@ -141,7 +144,7 @@ void attend_block(Query<DIM> *queries, int group, const T *const *key_rows, cons
 // The same by products of two bfloat16 at a time; two values side by side for each of the numbers of a head.
 template <int DIM>
 void attend_block_by_pairs(Query<DIM> *queries, int group, const bf16 *const *keys, const bf16 *const *values, int num,
-                           float softcap, Fetcher<bf16> &fetcher) {
+                           float scale, float softcap, Fetcher<bf16> &fetcher) {
     alignas(64) static const uint16_t LOW[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                  8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i low = _mm512_load_si512(LOW), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
@@ -167,7 +170,7 @@ void attend_block_by_pairs(Query<DIM> *queries, int group, const bf16 *const *ke
                 products[j] = (Vector)product;
                 fetcher.next();
             }
-            store(scores + part, sums_of(products));
+            store(scores + part, sums_of(products) * scale);
         }
         const __m512 shrink = _mm512_set1_ps(weigh_block(query, scores, num, softcap));
         alignas(64) uint32_t weights[BLOCK / 2];
@@ -188,7 +191,7 @@ void attend_block_by_pairs(Query<DIM> *queries, int group, const bf16 *const *ke
 // All queries of a row that read the KV heads [0, num_kv) from `keys` and `values` on; a token is `stride` elements.
 template <typename T, int DIM>
 void attend(Query<DIM> *queries, int group, const T *keys, const T *values, Tokens tokens, int64_t num_kv, int64_t stride,
-            float softcap) {
+            float scale, float softcap) {
     const T *k[BLOCK], *v[BLOCK];
     const int64_t num_bytes = num_kv * DIM * static_cast<int64_t>(sizeof(T));
     for (int64_t begin = 0; begin < tokens.num; begin += BLOCK) {
@@ -206,8 +209,8 @@ void attend(Query<DIM> *queries, int group, const T *keys, const T *values, Toke
         }
         for (int64_t head = 0; head < num_kv; ++head) {
 #if HAS_TILES
-            if constexpr (std::is_same<T, bf16>::value && DIM % 32 == 0)
-                attend_block_by_pairs<DIM>(queries + head * group, group, k, v, num, softcap, fetcher);
+            if constexpr (ARE_PAIRS<T, DIM>)
+                attend_block_by_pairs<DIM>(queries + head * group, group, k, v, num, scale, softcap, fetcher);
             else
 #endif
                 attend_block<T, DIM>(queries + head * group, group, k, v, num, softcap, fetcher);
@@ -231,22 +234,23 @@ void attend_share(const Q *q, const T *keys, const T *values, Q *out, const Unit
                   int64_t group, float scale, float softcap, int threads) {
     // Heads of a token lie side by side, so a unit is read fastest by one thread; but no thread shall be idle.
     const int64_t part = units.num >= 2 * threads ? num_kv : 1, num_parts = num_kv / part;
+    const float factor = ARE_PAIRS<T, DIM> ? 1.0f : scale;
     std::unique_ptr<Query<DIM>[]> queries(new Query<DIM>[part * group]);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < units.num * num_parts; ++task) {
         const int64_t unit = task / num_parts, head = task % num_parts * part;
         const Q *source = q + (units.rows[unit] * num_kv + head) * group * DIM;
         for (int64_t g = 0; g < part * group; ++g) {
-            for (int i = 0; i < DIM; ++i) queries[g].q[i] = to_float(source[g * DIM + i]) * scale, queries[g].sum[i] = 0;
+            for (int i = 0; i < DIM; ++i) queries[g].q[i] = to_float(source[g * DIM + i]) * factor, queries[g].sum[i] = 0;
             queries[g].maximum = NOTHING, queries[g].total = 0;
         }
         const Tokens tokens{units.pages + units.indptr[unit], units.page_size, 0, units.lens[unit]};
         attend<T, DIM>(queries.get(), static_cast<int>(group), keys + head * DIM, values + head * DIM, tokens, part,
-                       num_kv * DIM, softcap);
+                       num_kv * DIM, scale, softcap);
         const int64_t place = (unit * num_kv + head) * group;
         for (int64_t g = 0; g < part * group; ++g) {
-            const float factor = 1.0f / queries[g].total;
-            for (int i = 0; i < DIM; ++i) put(out[(place + g) * DIM + i], queries[g].sum[i] * factor);
+            const float part_of = 1.0f / queries[g].total;
+            for (int i = 0; i < DIM; ++i) put(out[(place + g) * DIM + i], queries[g].sum[i] * part_of);
         }
     }
 }
@@ -324,7 +328,7 @@ void read_row(const Reading<T> &r, const Level &level, const Piece &piece) {
     std::unique_ptr<Query<DIM>[]> queries(new Query<DIM>[num]);
     for (int64_t g = 0; g < num; ++g) {
         Query<DIM> &query = queries[g];
-        for (int i = 0; i < DIM; ++i) query.q[i] = to_float(r.q[(place + g) * DIM + i]) * r.scale, query.sum[i] = 0;
+        for (int i = 0; i < DIM; ++i) query.q[i] = to_float(r.q[(place + g) * DIM + i]) * (ARE_PAIRS<T, DIM> ? 1.0f : r.scale), query.sum[i] = 0;
         query.maximum = NOTHING, query.total = 0;
         if (r.is_first) continue;
         std::memcpy(query.sum, r.sums + (place + g) * DIM, sizeof query.sum);
@@ -333,7 +337,7 @@ void read_row(const Reading<T> &r, const Level &level, const Piece &piece) {
     const int64_t first = r.window && level.is_causal ? std::max<int64_t>(0, len - r.window) : 0;
     const Tokens tokens{level.pages + level.indptr[piece.entry], level.page_size, first, len - first};
     attend<T, DIM>(queries.get(), static_cast<int>(group), r.keys + piece.head * DIM, r.values + piece.head * DIM, tokens,
-                   piece.num_heads, r.num_kv * DIM, r.softcap);
+                   piece.num_heads, r.num_kv * DIM, r.scale, r.softcap);
     for (int64_t g = 0; g < num; ++g) {
         Query<DIM> &query = queries[g];
         if (r.is_last) {
