@@ -103,7 +103,9 @@ def make_loaded(shape: Shape) -> LoadedModel:
     model = make_model(shape)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     vocab_size = shape.settings["vocab_size"]
-    layers, short_pass = prepare(model, vocab_size, MAX_CONTEXT_TOKENS, is_fused=True, is_packed=False, report=_tell_nobody)
+    layers, short_pass = prepare(
+        model, vocab_size, MAX_CONTEXT_TOKENS, is_fused=True, is_packed=False, report=_tell_nobody
+    )
     return LoadedModel(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(checkpoint_path(), local_files_only=True),
