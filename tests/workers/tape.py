@@ -53,7 +53,8 @@ def _has_mask(indices: Any) -> bool:
 def operators_only() -> Iterator[None]:
     """Models that are loaded in this block run by operators of torch alone: a tape hears no compiled kernels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("parrot_workers.models.fusing.load_kernels", lambda dtype: None)
+        for module in ("models.fusing", "models.packed_linear", "models.whole_layer", "attention.cpu.backend"):
+            patch.setattr(f"parrot_workers.{module}.load_kernels", lambda dtype: None)
         yield
 
 

@@ -59,7 +59,7 @@ def _make_model(device: torch.device, config_class: Any = LlamaConfig, **setting
     use_paged_attention(model)
     spec = LayerSpec(num_qo_heads=4, num_kv_heads=2, head_dim=64, window=None, softcap=None, scale=0.125)
     layers = (spec, replace(spec, window=settings.get("sliding_window")))
-    loaded = SimpleNamespace(model=model, layers=layers, dtype=model.dtype, device=device)
+    loaded = SimpleNamespace(model=model, short_pass=None, layers=layers, dtype=model.dtype, device=device)
     return cast(LoadedModel, loaded)
 
 
