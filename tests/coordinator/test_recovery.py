@@ -21,7 +21,7 @@ from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.coordinator.sessions import session as session_module
 from parrot_mq.coordinator.sessions.executor import GraphExecutor
 from parrot_mq.errors import ConsumerTakenOver, RequestTimeout, TaskCancelled
-from parrot_mq.messages import STREAM_VARS, WorkerStatus, actor_subject, encode
+from parrot_mq.messages import COORDINATOR_STARTED, STREAM_VARS, WorkerStatus, actor_subject, encode
 from tests.coordinator.holding_engine import Gate
 from tests.coordinator.programs import Program, program, ref
 from tests.coordinator.service import FAST, Service, eventually, expected, raised_by, running_service
@@ -365,11 +365,18 @@ async def test_a_session_that_offers_to_stop_and_then_has_work_stays() -> None:
 async def test_a_coordinator_whose_routing_fails_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = _fail_once(monkeypatch, CoordinatorActor, "_drop", lambda *_: True)
     config = CoordinatorConfig(lease_s=10, settle_s=0, model_grace_s=60, session_idle_s=0.05)
+    started: list[Delivery] = []
+
+    async def note_started(delivery: Delivery) -> None:
+        started.append(delivery)
+
     async with running_service(config) as service, program(service) as idle, program(service) as run:
+        await service.bus.subscribe(COORDINATOR_STARTED, note_started)
         await run.run("{{x}}{{out}}", reads={"x": ref("x")})
         await idle.run("done{{out}}")
         await idle.get("out")
-        await eventually(lambda: bool(raised))
+        await eventually(lambda: bool(raised) and bool(started))
+        await run.session.cancel("nothing")  # answered when its actor is there again
         await run.set("x", "1")
         assert await run.get("out") == expected("1")
         await service.add_coordinator()

@@ -17,10 +17,12 @@ import pytest
 
 from parrot_mq import Client
 from parrot_mq.bus import NatsServer
+from parrot_mq.cli.children import Child
 from parrot_mq.cli.demo import expected_result, find_largest, read_records
 from parrot_mq.cli.demo.application import PEAKS
 from parrot_mq.cli.stack import Stack, StackOptions, open_stack
 from parrot_mq.errors import ProcessFailed
+from tests.coordinator.service import eventually
 from tests.native.functions import greet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -49,11 +51,17 @@ async def test_a_coordinator_killed_in_the_middle_changes_nothing_of_the_result(
             while num_values > 0:
                 await seen.get()
                 num_values -= 1
-            killed = stack.coordinator.process
-            assert killed is not None
+            killed = await _process_of(stack.coordinator)
             killed.send_signal(signal.SIGKILL)
             await killed.wait()
         assert await application == expected_result(records)
+
+
+async def _process_of(child: Child) -> asyncio.subprocess.Process:
+    """The process that runs now; after a kill, the next one."""
+    await eventually(lambda: child.process is not None and child.process.returncode is None)
+    assert child.process is not None
+    return child.process
 
 
 async def test_native_functions_are_served_beside_the_service() -> None:
