@@ -29,6 +29,7 @@ from parrot_mq.coordinator.protocol import (
 )
 from parrot_mq.coordinator.registry import RegistryActor
 from parrot_mq.coordinator.sessions.session import SessionActor
+from parrot_mq.coordinator.sessions.surroundings import Surroundings
 from parrot_mq.coordinator.statistics import Board, CoordinatorStatistics
 from parrot_mq.coordinator.stories.events import Events
 from parrot_mq.coordinator.tenants import Quotas
@@ -226,17 +227,16 @@ class CoordinatorActor(Actor):
 
     def _make_session(self, key: SessionKey) -> SessionActor:
         assert self._caller is not None, "it is there before the first fact is read"
-        return SessionActor(
-            key,
+        around = Surroundings(
+            key=key,
             facts=self._facts,
             models=self._models,
             caller=self._caller,
             events=self._events,
-            coordinator=self.context.ref,
             quotas=self._quotas,
             salt=self._config.tenants.salt(key.tenant),
-            idle_s=self._config.session_idle_s,
         )
+        return SessionActor(around, coordinator=self.context.ref, idle_s=self._config.session_idle_s)
 
     def _make_registry(self) -> RegistryActor:
         return RegistryActor(

@@ -7,18 +7,16 @@ from collections.abc import Collection, Iterable, Sequence
 
 from parrot_mq.actors import ActorRef
 from parrot_mq.bus import Delivery
-from parrot_mq.coordinator.facts import Facts, Failure
-from parrot_mq.coordinator.models import Models
-from parrot_mq.coordinator.protocol import Done, Expire, GenerationFailed, Judge, SessionKey
+from parrot_mq.coordinator.facts import Failure
+from parrot_mq.coordinator.protocol import Done, Expire, GenerationFailed, Judge
 from parrot_mq.coordinator.sessions.expectations import Expectations
 from parrot_mq.coordinator.sessions.handing_over import HandingOver
 from parrot_mq.coordinator.sessions.local_steps import LocalSteps, Run
 from parrot_mq.coordinator.sessions.planning import expand_map
 from parrot_mq.coordinator.sessions.session_state import SessionState
 from parrot_mq.coordinator.sessions.steps import PlannedGeneration, PlannedList, PlannedMap, PlannedTransform
+from parrot_mq.coordinator.sessions.surroundings import Surroundings
 from parrot_mq.coordinator.sessions.task import Refusal, Task, read_task
-from parrot_mq.coordinator.stories.events import Events
-from parrot_mq.coordinator.tenants import Quotas
 from parrot_mq.errors import (
     BlobMissing,
     CodecError,
@@ -48,38 +46,21 @@ class GraphExecutor:
     Source: Parrot (OSDI'24) section 5.1.
     """
 
-    def __init__(
-        self,
-        key: SessionKey,
-        *,
-        facts: Facts,
-        models: Models,
-        caller: ActorRef,
-        events: Events,
-        session: ActorRef,
-        quotas: Quotas,
-        salt: str,
-        run: Run,
-    ) -> None:
-        self._key = key
-        self._facts = facts
-        self._events = events
-        self._quotas = quotas
+    def __init__(self, around: Surroundings, *, session: ActorRef, run: Run) -> None:
+        self._key = around.key
+        self._facts = around.facts
+        self._events = around.events
+        self._quotas = around.quotas
         self._knows_all = False  # every variable of the session that is set is among the values
         self._unsure: set[VariableId] = set()
-        self.state = SessionState(".".join(key))
-        self._expectations = Expectations(self.state, models, session, salt=salt)
+        self.state = SessionState(".".join(around.key))
+        self._expectations = Expectations(self.state, around.models, session, salt=around.salt)
         self._handing_over = HandingOver(
-            key,
+            around,
             state=self.state,
-            facts=facts,
-            models=models,
-            caller=caller,
-            events=events,
             session=session,
             expectations=self._expectations,
-            local=LocalSteps(key, facts, session, run),
-            salt=salt,
+            local=LocalSteps(around.key, around.facts, session, run),
         )
 
     async def open(self) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from parrot_mq.actors import ActorRef
-from parrot_mq.coordinator.facts import Facts
-from parrot_mq.coordinator.models import Models
-from parrot_mq.coordinator.protocol import Call, Done, Enqueue, SessionKey
+from parrot_mq.coordinator.protocol import Call, Done, Enqueue
 from parrot_mq.coordinator.sessions.expectations import Expectations
 from parrot_mq.coordinator.sessions.local_steps import LocalSteps
 from parrot_mq.coordinator.sessions.ready import Known, ReadyCall, ReadyGeneration
 from parrot_mq.coordinator.sessions.session_state import Assignment, SessionState
 from parrot_mq.coordinator.sessions.steps import Items, PlannedCall, PlannedGeneration, PlannedMap, Segment, fill
+from parrot_mq.coordinator.sessions.surroundings import Surroundings
 from parrot_mq.coordinator.sessions.task import Task
-from parrot_mq.coordinator.stories.events import Events
 from parrot_mq.errors import FunctionNotServed
 from parrot_mq.messages import VariableAddress
 from parrot_mq.messages.values import MAX_INLINE_BYTES
@@ -31,28 +29,23 @@ class HandingOver:
 
     def __init__(
         self,
-        key: SessionKey,
+        around: Surroundings,
         *,
         state: SessionState,
-        facts: Facts,
-        models: Models,
-        caller: ActorRef,
-        events: Events,
         session: ActorRef,
         expectations: Expectations,
         local: LocalSteps,
-        salt: str,
     ) -> None:
-        self._key = key
+        self._key = around.key
+        self._facts = around.facts
+        self._models = around.models
+        self._caller = around.caller
+        self._events = around.events
+        self._salt = around.salt
         self._state = state
-        self._facts = facts
-        self._models = models
-        self._caller = caller
-        self._events = events
         self._session = session
         self._expectations = expectations
         self._local = local
-        self._salt = salt
 
     async def give(self, task: Task, node: Node) -> None:
         """Hand a step over; all that it reads is set.

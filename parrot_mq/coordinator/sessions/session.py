@@ -6,8 +6,6 @@ import asyncio
 from contextlib import suppress
 
 from parrot_mq.actors import Actor, ActorRef
-from parrot_mq.coordinator.facts import Facts
-from parrot_mq.coordinator.models import Models
 from parrot_mq.coordinator.protocol import (
     CameBack,
     EnqueueAgain,
@@ -18,15 +16,13 @@ from parrot_mq.coordinator.protocol import (
     LookUp,
     ModelsChanged,
     SessionIdle,
-    SessionKey,
     StartOver,
     TaskArrived,
     VariableStored,
     tell_self,
 )
 from parrot_mq.coordinator.sessions.executor import GraphExecutor
-from parrot_mq.coordinator.stories.events import Events
-from parrot_mq.coordinator.tenants import Quotas
+from parrot_mq.coordinator.sessions.surroundings import Surroundings
 from parrot_mq.errors import ActorError, ParrotError
 from parrot_mq.messages import SessionCancel, SessionClose, SessionMark, SessionOpen, SessionReply, VariableAddress
 
@@ -44,27 +40,12 @@ class SessionActor(Actor):
     Delivery: every message may come twice; the second time changes nothing.
     """
 
-    def __init__(
-        self,
-        key: SessionKey,
-        *,
-        facts: Facts,
-        models: Models,
-        caller: ActorRef,
-        events: Events,
-        coordinator: ActorRef,
-        quotas: Quotas,
-        salt: str,
-        idle_s: float,
-    ) -> None:
-        self._key = key
-        self._facts = facts
-        self._models = models
-        self._caller = caller
-        self._events = events
+    def __init__(self, around: Surroundings, *, coordinator: ActorRef, idle_s: float) -> None:
+        self._around = around
+        self._key = around.key
+        self._facts = around.facts
+        self._events = around.events
         self._coordinator = coordinator
-        self._quotas = quotas
-        self._salt = salt
         self._idle_s = idle_s
         self._purged_up_to = 0  # facts up to this sequence were removed when the session was closed
         self._will_look_again = False
@@ -115,14 +96,8 @@ class SessionActor(Actor):
 
     def _make_executor(self) -> GraphExecutor:
         return GraphExecutor(
-            self._key,
-            facts=self._facts,
-            models=self._models,
-            caller=self._caller,
-            events=self._events,
+            self._around,
             session=self.context.ref,
-            quotas=self._quotas,
-            salt=self._salt,
             run=lambda work: self.context.run(work, name="local_step"),
         )
 
